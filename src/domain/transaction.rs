@@ -1,0 +1,266 @@
+//! The record: one transaction, its version and a bounded history of its attempts.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::outcome::LedgerTxId;
+use super::request::{Fingerprint, Request};
+use super::state::{Event, IllegalTransition, Stage, State, Status};
+use super::time::Timestamp;
+
+/// How many attempts a record remembers; older ones are dropped, the counters keep counting.
+pub const MAX_HISTORY: usize = 32;
+
+/// UUIDv7: unique, and ordered by the moment of acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TransactionId(Uuid);
+
+impl TransactionId {
+    /// A fresh identifier. Those made by one process are strictly increasing.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The identifier stored in these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes, whose order is the order of acceptance.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The smallest identifier that could have been made at `moment`.
+    pub fn lowest_at(moment: Timestamp) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&moment.as_millis().to_be_bytes()[2..]);
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl Default for TransactionId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for TransactionId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text).map(Self)
+    }
+}
+
+/// How one attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// It took effect.
+    Committed,
+    /// The ledger called it invalid because of a conflict.
+    Conflict,
+    /// The ledger or the contract refused it.
+    Rejected,
+    /// The ledger could not be reached; nothing was sent.
+    Unavailable,
+    /// The worker lost its lease before anything was sent.
+    Abandoned,
+    /// The ledger cannot tell.
+    Unknown,
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// When it was known.
+    pub at: Timestamp,
+    /// How.
+    pub outcome: AttemptOutcome,
+    /// The ledger's code, if it gave one.
+    pub code: Option<String>,
+    /// A sentence for a person.
+    pub message: Option<String>,
+}
+
+/// One try to get the transaction onto the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// 1 for the first.
+    pub number: u32,
+    /// When a worker claimed it.
+    pub started_at: Timestamp,
+    /// The ledger's identifier; `None` if it was never prepared.
+    pub tx_id: Option<LedgerTxId>,
+    /// When it was about to be sent.
+    pub sent_at: Option<Timestamp>,
+    /// How it ended; `None` while it runs.
+    pub ending: Option<Ending>,
+}
+
+/// A transaction as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Transaction {
+    /// Its identifier.
+    pub id: TransactionId,
+    /// 1 when accepted, one more with every change: what compare-and-swap compares.
+    pub version: u64,
+    /// What was asked for.
+    pub request: Arc<Request>,
+    /// The caller's idempotency key, with the digest of the request it came with.
+    pub idempotency: Option<(String, Fingerprint)>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed; once it is settled, when that was.
+    pub updated_at: Timestamp,
+    /// Where it stands.
+    pub state: State,
+    /// How many attempts were begun.
+    pub attempts: u32,
+    /// How many ended in a conflict: the conflict budget.
+    pub conflicts: u32,
+    /// How many ended with the ledger out of reach: the outage budget.
+    pub outages: u32,
+    /// The last [`MAX_HISTORY`] attempts, oldest first.
+    pub history: Vec<Attempt>,
+}
+
+impl Transaction {
+    /// A newly accepted transaction, due at once.
+    pub fn accept(request: Request, idempotency_key: Option<String>, now: Timestamp) -> Self {
+        let idempotency = idempotency_key.map(|key| (key, request.fingerprint()));
+        Self {
+            id: TransactionId::new(),
+            version: 1,
+            request: Arc::new(request),
+            idempotency,
+            created_at: now,
+            updated_at: now,
+            state: State::Pending { due_at: now },
+            attempts: 0,
+            conflicts: 0,
+            outages: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// The record after `event`, one version on.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] if the state machine knows no such move.
+    pub fn apply(&self, event: Event, now: Timestamp) -> Result<Self, IllegalTransition> {
+        let mut next = Self {
+            state: State::Pending { due_at: now },
+            ..self.clone()
+        };
+        next.note(&event, now);
+        next.state = self.state.apply(event)?;
+        next.version = self.version + 1;
+        next.updated_at = now;
+        if next.status() == Status::Done && !next.request.transient.is_empty() {
+            Arc::make_mut(&mut next.request).transient.clear();
+        }
+        Ok(next)
+    }
+
+    /// Keeps counters and history in step with what happened.
+    fn note(&mut self, event: &Event, now: Timestamp) {
+        let (outcome, cause) = match event {
+            Event::Claimed { .. } => {
+                self.attempts += 1;
+                if self.history.len() == MAX_HISTORY {
+                    self.history.remove(0);
+                }
+                self.history.push(Attempt {
+                    number: self.attempts,
+                    started_at: now,
+                    tx_id: None,
+                    sent_at: None,
+                    ending: None,
+                });
+                return;
+            }
+            Event::Prepared { sent, .. } => {
+                if let Some(attempt) = self.history.last_mut() {
+                    attempt.tx_id = Some(sent.tx_id.clone());
+                    attempt.sent_at = Some(now);
+                }
+                return;
+            }
+            Event::Expired | Event::CheckClaimed { .. } => return,
+            Event::LeaseLost { .. } => (AttemptOutcome::Abandoned, None),
+            Event::Unavailable { cause, .. } => {
+                self.outages += 1;
+                (AttemptOutcome::Unavailable, Some(cause))
+            }
+            Event::Conflicted { cause, .. } => {
+                self.conflicts += 1;
+                (AttemptOutcome::Conflict, Some(cause))
+            }
+            Event::Committed { .. } => (AttemptOutcome::Committed, None),
+            Event::Rejected { cause } => (AttemptOutcome::Rejected, Some(cause)),
+            Event::Unresolvable { cause } => (AttemptOutcome::Unknown, Some(cause)),
+        };
+        if let Some(attempt) = self.history.last_mut() {
+            attempt.ending = Some(Ending {
+                at: now,
+                outcome,
+                code: cause.map(|cause| cause.code.clone()),
+                message: cause.map(|cause| cause.message.clone()),
+            });
+        }
+    }
+
+    /// Pending, done or failed.
+    pub fn status(&self) -> Status {
+        self.state.status()
+    }
+
+    /// How far it is, while it is pending.
+    pub fn stage(&self) -> Option<Stage> {
+        match &self.state {
+            State::Pending { .. } if self.attempts == 0 => Some(Stage::Queued),
+            State::Pending { .. } => Some(Stage::Backoff),
+            State::Preparing { .. } => Some(Stage::Preparing),
+            State::Submitted { .. } => Some(Stage::Submitted),
+            State::Parked { .. } => Some(Stage::Parked),
+            State::Done { .. } | State::Failed { .. } => None,
+        }
+    }
+
+    /// Whether it has reached its end.
+    pub fn is_settled(&self) -> bool {
+        self.status() != Status::Pending
+    }
+
+    /// The moment past which it must not be submitted for the first time.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        let seconds = self.request.expires_in_seconds?;
+        Some(
+            self.created_at
+                .plus(std::time::Duration::from_secs(u64::from(seconds))),
+        )
+    }
+
+    /// The ledger's identifier of the submission that counts: the one that took effect or is under way,
+    /// else the last one tried.
+    pub fn ledger_tx_id(&self) -> Option<&LedgerTxId> {
+        self.history.iter().rev().find_map(|a| a.tx_id.as_ref())
+    }
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

@@ -1,0 +1,173 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Cause, FailureCode, Lease, LedgerName, Prepared, Receipt};
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(1_000)
+}
+
+fn request() -> Request {
+    Request {
+        ledger: LedgerName::new("main").expect("valid name"),
+        contract: "basic".into(),
+        function: "CreateAsset".into(),
+        args: Vec::new(),
+        transient: [("price".to_owned(), "MTAw".to_owned())].into(),
+        conflict_keys: Vec::new(),
+        expires_in_seconds: Some(2),
+        metadata: Default::default(),
+    }
+}
+
+fn prepared(id: &str) -> Prepared {
+    Prepared {
+        tx_id: LedgerTxId(id.into()),
+        envelope: "bytes".into(),
+        response: None,
+    }
+}
+
+fn events() -> Vec<Event> {
+    let cause = || Cause::new("CODE", "message");
+    vec![
+        Event::Claimed {
+            lease: Lease {
+                owner: "w".into(),
+                until: now(),
+            },
+        },
+        Event::LeaseLost { due_at: now() },
+        Event::Expired,
+        Event::Prepared {
+            sent: prepared("t1"),
+            check_at: now(),
+        },
+        Event::Unavailable {
+            cause: cause(),
+            retry_at: Some(now()),
+        },
+        Event::Unavailable {
+            cause: cause(),
+            retry_at: None,
+        },
+        Event::CheckClaimed { check_at: now() },
+        Event::Committed {
+            receipt: Receipt {
+                tx_id: LedgerTxId("t1".into()),
+                block: 7,
+                result: None,
+            },
+        },
+        Event::Conflicted {
+            cause: cause(),
+            retry_at: Some(now()),
+        },
+        Event::Conflicted {
+            cause: cause(),
+            retry_at: None,
+        },
+        Event::Rejected { cause: cause() },
+        Event::Unresolvable { cause: cause() },
+    ]
+}
+
+/// Every legal move, written down a second time, independently of the code (I8).
+fn table(from: &str, event: &Event) -> Option<&'static str> {
+    let retried = |retry: &Option<Timestamp>| Some(if retry.is_some() { "pending" } else { "failed" });
+    match (from, event) {
+        ("pending", Event::Claimed { .. }) => Some("preparing"),
+        ("pending", Event::Expired) => Some("failed"),
+        ("preparing", Event::Prepared { .. }) => Some("submitted"),
+        ("preparing", Event::LeaseLost { .. }) => Some("pending"),
+        ("preparing", Event::Unavailable { retry_at, .. }) => retried(retry_at),
+        ("preparing" | "submitted" | "parked", Event::Rejected { .. }) => Some("failed"),
+        ("submitted", Event::CheckClaimed { .. }) => Some("submitted"),
+        ("submitted", Event::Unresolvable { .. }) => Some("parked"),
+        ("submitted" | "parked", Event::Committed { .. }) => Some("done"),
+        ("submitted" | "parked", Event::Conflicted { retry_at, .. }) => retried(retry_at),
+        _ => None,
+    }
+}
+
+proptest! {
+    #[test]
+    fn i8_only_the_moves_of_the_table_are_made(steps in prop::collection::vec(0_usize..12, 1..60)) {
+        let all = events();
+        let mut tx = Transaction::accept(request(), None, now());
+        for step in steps {
+            let event = all[step % all.len()].clone();
+            let expected = table(tx.state.name(), &event);
+            match tx.apply(event, now()) {
+                Ok(next) => {
+                    prop_assert_eq!(Some(next.state.name()), expected);
+                    prop_assert_eq!(next.version, tx.version + 1);
+                    prop_assert!(next.history.len() <= MAX_HISTORY);
+                    prop_assert_eq!(next.is_settled(), next.state.due().is_none() && next.stage().is_none());
+                    tx = next;
+                }
+                Err(_) => prop_assert_eq!(None, expected),
+            }
+        }
+    }
+}
+
+#[test]
+fn budgets_are_counted_apart() {
+    let all = events();
+    let step = |tx: &Transaction, n: usize| tx.apply(all[n].clone(), now()).expect("legal");
+    let tx = Transaction::accept(request(), None, now());
+    let tx = step(&step(&tx, 0), 4);
+    assert_eq!((tx.attempts, tx.conflicts, tx.outages), (1, 0, 1));
+    let tx = step(&step(&step(&tx, 0), 3), 8);
+    assert_eq!((tx.attempts, tx.conflicts, tx.outages), (2, 1, 1));
+    assert_eq!(tx.stage(), Some(Stage::Backoff));
+    assert_eq!(tx.ledger_tx_id(), Some(&LedgerTxId("t1".into())));
+}
+
+#[test]
+fn exhausted_conflicts_say_so() {
+    let all = events();
+    let mut tx = Transaction::accept(request(), None, now());
+    for n in [0, 3, 9] {
+        tx = tx.apply(all[n].clone(), now()).expect("legal");
+    }
+    let State::Failed { failure } = &tx.state else {
+        panic!("expected a failure, got {:?}", tx.state);
+    };
+    assert_eq!(failure.code, FailureCode::ConflictsExhausted);
+    assert_eq!(failure.ledger_code.as_deref(), Some("CODE"));
+    assert!(failure.code.is_retryable());
+}
+
+#[test]
+fn private_inputs_are_forgotten_once_done() {
+    let all = events();
+    let mut tx = Transaction::accept(request(), None, now());
+    for n in [0, 3, 7] {
+        assert!(!tx.request.transient.is_empty());
+        tx = tx.apply(all[n].clone(), now()).expect("legal");
+    }
+    assert!(tx.request.transient.is_empty());
+}
+
+#[test]
+fn records_survive_their_own_encoding() {
+    let tx = Transaction::accept(request(), Some("key".into()), now());
+    let tx = tx.apply(events()[0].clone(), now()).expect("legal");
+    let json = serde_json::to_string(&tx).expect("encodes");
+    let back: Transaction = serde_json::from_str(&json).expect("decodes");
+    assert_eq!(json, serde_json::to_string(&back).expect("encodes"));
+    assert_eq!(back.expires_at(), Some(now().plus(Duration::from_secs(2))));
+}
+
+#[test]
+fn identifiers_are_ordered_by_time() {
+    let (one, two) = (TransactionId::new(), TransactionId::new());
+    assert!(one < two);
+    let later = Timestamp::from_millis(u64::MAX >> 16);
+    assert!(two < TransactionId::lowest_at(later));
+    assert!(TransactionId::lowest_at(now()) < one);
+}

@@ -1,0 +1,127 @@
+//! The seam to a ledger.
+//!
+//! Order of a submission: [`prepare`](LedgerBackend::prepare) makes the bytes and the ledger's identifier;
+//! the worker stores both; only then [`submit`](LedgerBackend::submit) sends them. A crash anywhere finds
+//! either nothing sent, or an identifier to look up and the very bytes to send again (I2).
+
+pub mod simulator;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::domain::{Argument, Cause, LedgerTxId, Outcome, Prepared, Request};
+
+/// Why a request can never work on this ledger: told to the caller before anything is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{pointer}: {detail}")]
+pub struct Unacceptable {
+    /// JSON Pointer of the field at fault, such as `/contract`.
+    pub pointer: &'static str,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+/// Why preparing failed. In every case nothing was sent.
+#[derive(Debug, Clone, Error)]
+pub enum PrepareError {
+    /// The contract or the ledger refuses the call for good.
+    #[error("rejected: {0}")]
+    Rejected(Cause),
+    /// The ledger could not be reached or is not ready; try later.
+    #[error("unavailable: {0}")]
+    Unavailable(Cause),
+}
+
+/// Why sending failed.
+#[derive(Debug, Clone, Error)]
+pub enum SubmitError {
+    /// These bytes can never take effect, neither from this call nor from an earlier one.
+    #[error("rejected: {0}")]
+    Rejected(Cause),
+    /// This call certainly sent nothing.
+    #[error("unavailable: {0}")]
+    Unavailable(Cause),
+    /// It may have been sent. Everything that is not certain belongs here.
+    #[error("unknown: {0}")]
+    Unknown(Cause),
+}
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, Error)]
+pub enum QueryError {
+    /// The contract or the ledger refuses the call.
+    #[error("rejected: {0}")]
+    Rejected(Cause),
+    /// The ledger could not be reached; try later.
+    #[error("unavailable: {0}")]
+    Unavailable(Cause),
+}
+
+/// A read-only contract call, answered by the ledger at once and never queued.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The contract to call.
+    pub contract: String,
+    /// The function of that contract.
+    pub function: String,
+    /// The arguments in order.
+    pub args: Vec<Argument>,
+}
+
+/// Final outcomes of submissions, in groups as the ledger settles them (a block at a time).
+pub type Outcomes = BoxStream<'static, Vec<(LedgerTxId, Outcome)>>;
+
+/// One ledger.
+///
+/// Every method may be called concurrently, and every future dropped: a dropped `submit` counts as
+/// [`SubmitError::Unknown`], a dropped `prepare` as never called.
+#[async_trait]
+pub trait LedgerBackend: Send + Sync + 'static {
+    /// The kind in the configuration file, such as `simulator`.
+    fn kind(&self) -> &'static str;
+
+    /// Checks, without asking the ledger, what can be known to be wrong.
+    ///
+    /// # Errors
+    /// [`Unacceptable`] names the field and the remedy.
+    fn check(&self, request: &Request) -> Result<(), Unacceptable>;
+
+    /// Whether the ledger lets a submission with one identifier take effect at most once, so that the
+    /// same bytes may be sent again. If not, what cannot be looked up is parked.
+    fn deduplicates(&self) -> bool;
+
+    /// Endorses or signs a request. Sends nothing that could take effect. Every call makes a new identifier.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError>;
+
+    /// Sends prepared bytes. `Ok` means that the ledger took them, not that they took effect: that comes
+    /// through [`outcomes`](Self::outcomes) or [`lookup`](Self::lookup).
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError>;
+
+    /// Outcomes from now on: [`Outcome::Committed`], [`Outcome::Conflict`] and [`Outcome::Rejected`] only.
+    /// Submissions of others may be among them. The stream may miss some (a slow reader, a lost
+    /// connection); `lookup` finds those.
+    fn outcomes(&self) -> Outcomes;
+
+    /// What became of one submission. [`Outcome::Unknown`] if the ledger has no final word on it (yet).
+    async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome;
+
+    /// Runs a read-only call.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    async fn query(&self, query: &Query) -> Result<Box<RawValue>, QueryError>;
+
+    /// Asks whether the ledger would take submissions now.
+    ///
+    /// # Errors
+    /// The cause, if it would not.
+    async fn probe(&self) -> Result<(), Cause>;
+}

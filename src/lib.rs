@@ -1,0 +1,3 @@
+//! x
+pub mod clock;
+pub mod domain;
