@@ -1,3 +1,4 @@
 //! x
 pub mod clock;
 pub mod domain;
+pub mod kv;

@@ -278,9 +278,11 @@ impl State {
             Self::Preparing { .. } => match event {
                 Event::Prepared { sent, check_at } => Ok(Self::Submitted { sent, check_at }),
                 Event::LeaseLost { due_at } => Ok(Self::Pending { due_at }),
-                Event::Unavailable { cause, retry_at } => {
-                    Ok(Self::retried(FailureCode::LedgerUnavailable, cause, retry_at))
-                }
+                Event::Unavailable { cause, retry_at } => Ok(Self::retried(
+                    FailureCode::LedgerUnavailable,
+                    cause,
+                    retry_at,
+                )),
                 Event::Rejected { cause } => Ok(Self::rejected(cause)),
                 other => Err(illegal(&other)),
             },
@@ -304,9 +306,11 @@ impl State {
     fn settle(event: Event) -> Result<Self, Event> {
         match event {
             Event::Committed { receipt } => Ok(Self::Done { receipt }),
-            Event::Conflicted { cause, retry_at } => {
-                Ok(Self::retried(FailureCode::ConflictsExhausted, cause, retry_at))
-            }
+            Event::Conflicted { cause, retry_at } => Ok(Self::retried(
+                FailureCode::ConflictsExhausted,
+                cause,
+                retry_at,
+            )),
             Event::Rejected { cause } => Ok(Self::rejected(cause)),
             other => Err(other),
         }
@@ -340,9 +344,10 @@ impl State {
     /// The status that the API shows for this state.
     pub fn status(&self) -> Status {
         match self {
-            Self::Pending { .. } | Self::Preparing { .. } | Self::Submitted { .. } | Self::Parked { .. } => {
-                Status::Pending
-            }
+            Self::Pending { .. }
+            | Self::Preparing { .. }
+            | Self::Submitted { .. }
+            | Self::Parked { .. } => Status::Pending,
             Self::Done { .. } => Status::Done,
             Self::Failed { .. } => Status::Failed,
         }
@@ -362,7 +367,10 @@ impl State {
     pub fn sent(&self) -> Option<&Prepared> {
         match self {
             Self::Submitted { sent, .. } | Self::Parked { sent, .. } => Some(sent),
-            Self::Pending { .. } | Self::Preparing { .. } | Self::Done { .. } | Self::Failed { .. } => None,
+            Self::Pending { .. }
+            | Self::Preparing { .. }
+            | Self::Done { .. }
+            | Self::Failed { .. } => None,
         }
     }
 

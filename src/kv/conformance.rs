@@ -1,0 +1,138 @@
+//! What every engine must do, run against each of them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use proptest::prelude::*;
+
+use super::{Batch, EngineKind, KvEngine, KvError, Order, open};
+
+const CACHE: usize = 1 << 20;
+
+fn collect(engine: &dyn KvEngine, from: &[u8], to: &[u8], order: Order) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut found = Vec::new();
+    engine
+        .scan(from..to, order, &mut |key, value| {
+            found.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .expect("scans");
+    found
+}
+
+fn for_each_engine(test: impl Fn(EngineKind, &std::path::Path)) {
+    for kind in EngineKind::ALL {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        test(kind, &folder.path().join("kv"));
+    }
+}
+
+#[test]
+fn a_second_opener_is_told_that_the_file_is_in_use() {
+    for_each_engine(|kind, path| {
+        let _first = open(kind, path, CACHE).expect("opens");
+        assert!(
+            matches!(open(kind, path, CACHE), Err(KvError::Locked)),
+            "{kind}"
+        );
+    });
+}
+
+#[test]
+fn a_file_of_nonsense_is_refused_without_a_panic() {
+    for_each_engine(|kind, path| {
+        let file = match kind {
+            EngineKind::Redb => path.to_owned(),
+            EngineKind::Sled => {
+                std::fs::create_dir(path).expect("folder");
+                path.join("conf")
+            }
+        };
+        std::fs::write(&file, [0x5a; 9_000]).expect("writes");
+        assert!(
+            matches!(
+                open(kind, path, CACHE),
+                Err(KvError::Damaged(_) | KvError::Disk(_))
+            ),
+            "{kind}"
+        );
+    });
+}
+
+#[test]
+fn scans_go_both_ways_and_stop_when_told() {
+    for_each_engine(|kind, path| {
+        let engine = open(kind, path, CACHE).expect("opens");
+        let mut batch = Batch::default();
+        for n in 0_u8..10 {
+            batch.put(vec![n], vec![n, n]);
+        }
+        engine.commit(batch).expect("commits");
+        let up: Vec<_> = collect(&*engine, &[2], &[5], Order::Ascending)
+            .into_iter()
+            .map(|(k, _)| k[0])
+            .collect();
+        let down: Vec<_> = collect(&*engine, &[2], &[5], Order::Descending)
+            .into_iter()
+            .map(|(k, _)| k[0])
+            .collect();
+        assert_eq!((up, down), (vec![2, 3, 4], vec![4, 3, 2]), "{kind}");
+        let mut seen = 0;
+        engine
+            .scan(&[0][..]..&[10][..], Order::Ascending, &mut |_, _| {
+                seen += 1;
+                if seen == 3 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+            .expect("scans");
+        assert_eq!(seen, 3, "{kind}");
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Batches of random writes, reopened now and then, always equal a map in memory.
+    #[test]
+    fn behaves_like_a_sorted_map(
+        batches in prop::collection::vec(
+            (prop::collection::vec((0_u8..40, prop::option::of(0_usize..5_000)), 0..20), any::<bool>()),
+            1..12,
+        )
+    ) {
+        for kind in EngineKind::ALL {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let path = folder.path().join("kv");
+            let mut engine = open(kind, &path, CACHE).expect("opens");
+            let mut model = BTreeMap::new();
+            for (writes, reopen) in &batches {
+                let mut batch = Batch::default();
+                for (key, length) in writes {
+                    match length {
+                        Some(length) => {
+                            batch.put(vec![*key], vec![*key; *length]);
+                            model.insert(vec![*key], vec![*key; *length]);
+                        }
+                        None => {
+                            batch.delete(vec![*key]);
+                            model.remove(&vec![*key]);
+                        }
+                    }
+                }
+                engine.commit(batch).expect("commits");
+                if *reopen {
+                    drop(engine);
+                    engine = open(kind, &path, CACHE).expect("reopens");
+                }
+                let all: Vec<_> = model.clone().into_iter().collect();
+                prop_assert_eq!(&collect(&*engine, &[0], &[255], Order::Ascending), &all);
+                for key in 0..40 {
+                    prop_assert_eq!(engine.get(&[key]).expect("reads"), model.get(&vec![key]).cloned());
+                }
+            }
+        }
+    }
+}
