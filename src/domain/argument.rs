@@ -79,9 +79,7 @@ impl<'de> Deserialize<'de> for Argument {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         match compact(raw.get()).map_err(de::Error::custom)? {
             Cow::Borrowed(_) => Ok(Self(raw)),
-            Cow::Owned(text) => RawValue::from_string(text)
-                .map(Self)
-                .map_err(de::Error::custom),
+            Cow::Owned(text) => RawValue::from_string(text).map(Self).map_err(de::Error::custom),
         }
     }
 }

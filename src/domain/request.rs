@@ -111,8 +111,7 @@ mod tests {
         let parse = |json: &str| -> Request { serde_json::from_str(json).expect("valid") };
         let one = parse(r#"{"ledger":"main","contract":"c","function":"f","args":[1, {"a": 2}]}"#);
         let same = parse(r#"{"args":[1,{"a":2}],"function":"f","contract":"c","ledger":"main"}"#);
-        let other =
-            parse(r#"{"ledger":"main","contract":"c","function":"f","args":[1,{"a":2.0}]}"#);
+        let other = parse(r#"{"ledger":"main","contract":"c","function":"f","args":[1,{"a":2.0}]}"#);
         assert_eq!(one.fingerprint(), same.fingerprint());
         assert_ne!(one.fingerprint(), other.fingerprint());
     }

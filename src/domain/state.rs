@@ -260,6 +260,10 @@ impl State {
     ///
     /// # Errors
     /// [`IllegalTransition`] for every pair that is not listed in it; the record stays as it was.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "over events: one that is not listed is refused"
+    )]
     pub fn apply(&self, event: Event) -> Result<Self, IllegalTransition> {
         let illegal = |event: &Event| IllegalTransition {
             state: self.name(),
@@ -278,11 +282,9 @@ impl State {
             Self::Preparing { .. } => match event {
                 Event::Prepared { sent, check_at } => Ok(Self::Submitted { sent, check_at }),
                 Event::LeaseLost { due_at } => Ok(Self::Pending { due_at }),
-                Event::Unavailable { cause, retry_at } => Ok(Self::retried(
-                    FailureCode::LedgerUnavailable,
-                    cause,
-                    retry_at,
-                )),
+                Event::Unavailable { cause, retry_at } => {
+                    Ok(Self::retried(FailureCode::LedgerUnavailable, cause, retry_at))
+                }
                 Event::Rejected { cause } => Ok(Self::rejected(cause)),
                 other => Err(illegal(&other)),
             },
@@ -303,14 +305,16 @@ impl State {
     }
 
     /// The verdicts that end a submission, wherever it stood.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "over events: one that is not listed is refused"
+    )]
     fn settle(event: Event) -> Result<Self, Event> {
         match event {
             Event::Committed { receipt } => Ok(Self::Done { receipt }),
-            Event::Conflicted { cause, retry_at } => Ok(Self::retried(
-                FailureCode::ConflictsExhausted,
-                cause,
-                retry_at,
-            )),
+            Event::Conflicted { cause, retry_at } => {
+                Ok(Self::retried(FailureCode::ConflictsExhausted, cause, retry_at))
+            }
             Event::Rejected { cause } => Ok(Self::rejected(cause)),
             other => Err(other),
         }
@@ -344,10 +348,9 @@ impl State {
     /// The status that the API shows for this state.
     pub fn status(&self) -> Status {
         match self {
-            Self::Pending { .. }
-            | Self::Preparing { .. }
-            | Self::Submitted { .. }
-            | Self::Parked { .. } => Status::Pending,
+            Self::Pending { .. } | Self::Preparing { .. } | Self::Submitted { .. } | Self::Parked { .. } => {
+                Status::Pending
+            }
             Self::Done { .. } => Status::Done,
             Self::Failed { .. } => Status::Failed,
         }
@@ -367,10 +370,7 @@ impl State {
     pub fn sent(&self) -> Option<&Prepared> {
         match self {
             Self::Submitted { sent, .. } | Self::Parked { sent, .. } => Some(sent),
-            Self::Pending { .. }
-            | Self::Preparing { .. }
-            | Self::Done { .. }
-            | Self::Failed { .. } => None,
+            Self::Pending { .. } | Self::Preparing { .. } | Self::Done { .. } | Self::Failed { .. } => None,
         }
     }
 

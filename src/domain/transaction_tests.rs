@@ -76,8 +76,7 @@ fn events() -> Vec<Event> {
 
 /// Every legal move, written down a second time, independently of the code (I8).
 fn table(from: &str, event: &Event) -> Option<&'static str> {
-    let retried =
-        |retry: &Option<Timestamp>| Some(if retry.is_some() { "pending" } else { "failed" });
+    let retried = |retry: &Option<Timestamp>| Some(if retry.is_some() { "pending" } else { "failed" });
     match (from, event) {
         ("pending", Event::Claimed { .. }) => Some("preparing"),
         ("pending", Event::Expired) => Some("failed"),

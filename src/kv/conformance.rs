@@ -31,10 +31,7 @@ fn for_each_engine(test: impl Fn(EngineKind, &std::path::Path)) {
 fn a_second_opener_is_told_that_the_file_is_in_use() {
     for_each_engine(|kind, path| {
         let _first = open(kind, path, CACHE).expect("opens");
-        assert!(
-            matches!(open(kind, path, CACHE), Err(KvError::Locked)),
-            "{kind}"
-        );
+        assert!(matches!(open(kind, path, CACHE), Err(KvError::Locked)), "{kind}");
     });
 }
 
@@ -125,7 +122,7 @@ proptest! {
                 engine.commit(batch).expect("commits");
                 if *reopen {
                     drop(engine);
-                    engine = open(kind, &path, CACHE).expect("reopens");
+                    engine = open(kind, &path, CACHE).unwrap_or_else(|error| panic!("{kind}: {error}"));
                 }
                 let all: Vec<_> = model.clone().into_iter().collect();
                 prop_assert_eq!(&collect(&*engine, &[0], &[255], Order::Ascending), &all);

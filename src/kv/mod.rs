@@ -135,17 +135,14 @@ pub trait KvEngine: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`KvError`], among them [`KvError::Locked`] if another process has it open.
-pub fn open(
-    kind: EngineKind,
-    path: &Path,
-    cache_bytes: usize,
-) -> Result<Box<dyn KvEngine>, KvError> {
+pub fn open(kind: EngineKind, path: &Path, cache_bytes: usize) -> Result<Box<dyn KvEngine>, KvError> {
     let path = path.to_owned();
-    let engine = reopen::Reopening::open(Box::new(move || match kind {
-        EngineKind::Redb => redb::RedbEngine::open(&path, cache_bytes)
-            .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
-        EngineKind::Sled => sled::SledEngine::open(&path, cache_bytes)
-            .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
-    }))?;
+    let engine =
+        reopen::Reopening::open(Box::new(move || match kind {
+            EngineKind::Redb => redb::RedbEngine::open(&path, cache_bytes)
+                .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
+            EngineKind::Sled => sled::SledEngine::open(&path, cache_bytes)
+                .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
+        }))?;
     Ok(Box::new(engine))
 }

@@ -41,18 +41,14 @@ impl RedbEngine {
 impl KvEngine for RedbEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         let reading = self.0.begin_read().map_err(|error| storage(error.into()))?;
-        let table = reading
-            .open_table(TABLE)
-            .map_err(|error| storage(error.into()))?;
+        let table = reading.open_table(TABLE).map_err(|error| storage(error.into()))?;
         let value = table.get(key).map_err(|error| storage(error.into()))?;
         Ok(value.map(|guard| guard.value().to_vec()))
     }
 
     fn scan(&self, range: Range<&[u8]>, order: Order, visit: Visit<'_>) -> Result<(), KvError> {
         let reading = self.0.begin_read().map_err(|error| storage(error.into()))?;
-        let table = reading
-            .open_table(TABLE)
-            .map_err(|error| storage(error.into()))?;
+        let table = reading.open_table(TABLE).map_err(|error| storage(error.into()))?;
         let mut entries = table
             .range::<&[u8]>(range)
             .map_err(|error| storage(error.into()))?;
@@ -69,14 +65,9 @@ impl KvEngine for RedbEngine {
     }
 
     fn commit(&self, batch: Batch) -> Result<(), KvError> {
-        let writing = self
-            .0
-            .begin_write()
-            .map_err(|error| storage(error.into()))?;
+        let writing = self.0.begin_write().map_err(|error| storage(error.into()))?;
         {
-            let mut table = writing
-                .open_table(TABLE)
-                .map_err(|error| storage(error.into()))?;
+            let mut table = writing.open_table(TABLE).map_err(|error| storage(error.into()))?;
             for (key, value) in batch.into_writes() {
                 match value {
                     Some(value) => table.insert(key.as_slice(), value.as_slice()).map(drop),

@@ -22,10 +22,7 @@ impl Reopening {
         Ok(Self { opener, engine })
     }
 
-    fn with<T>(
-        &self,
-        call: impl FnOnce(&dyn KvEngine) -> Result<T, KvError>,
-    ) -> Result<T, KvError> {
+    fn with<T>(&self, call: impl FnOnce(&dyn KvEngine) -> Result<T, KvError>) -> Result<T, KvError> {
         let result = loop {
             // A poisoned lock only means that a call panicked; the slot itself is always whole.
             let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
@@ -42,10 +39,7 @@ impl Reopening {
         if let Err(KvError::Disk(detail)) = &result {
             let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
             if slot.take().is_some() {
-                tracing::error!(
-                    detail,
-                    "the disk refused; the store's file will be opened anew"
-                );
+                tracing::error!(detail, "the disk refused; the store's file will be opened anew");
             }
         }
         result

@@ -8,10 +8,15 @@ use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sled::{Config, Db, Mode};
 
 use super::{Batch, KvEngine, KvError, Order, Visit};
+
+/// sled's own threads may hold its files a moment longer than its last handle, so a lock is waited for.
+const LINGER: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) struct SledEngine {
     db: Db,
@@ -25,9 +30,16 @@ impl SledEngine {
             .cache_capacity(cache_bytes as u64)
             .mode(Mode::HighThroughput)
             .flush_every_ms(None);
-        let db = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| KvError::Damaged("sled could not read its log and gave up".to_owned()))?
-            .map_err(opening)?;
+        let patience = Instant::now() + LINGER;
+        let db = loop {
+            let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+                .map_err(|_| KvError::Damaged("sled could not read its log and gave up".to_owned()))?
+                .map_err(opening);
+            match opened {
+                Err(KvError::Locked) if Instant::now() < patience => std::thread::sleep(PAUSE),
+                other => break other?,
+            }
+        };
         // Opened without truncation: the descriptor is only there to be synced.
         let log = File::options()
             .write(true)
@@ -76,9 +88,7 @@ impl KvEngine for SledEngine {
 fn opening(error: sled::Error) -> KvError {
     match error {
         // sled tells a held lock only by its text; anything else that starts otherwise is the disk.
-        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            KvError::Locked
-        }
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => KvError::Locked,
         other => storage(other),
     }
 }

@@ -6,6 +6,9 @@
 
 pub mod simulator;
 
+#[cfg(test)]
+pub(crate) mod conformance;
+
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::value::RawValue;

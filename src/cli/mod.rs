@@ -1,0 +1,162 @@
+//! The command line: what can be typed, and which file does it.
+//!
+//! `serve`, `check-config` and `store` work on this machine's configuration; `submit`, `get` and `list` are
+//! a client of the HTTP API and need nothing but its address.
+
+mod answer;
+mod bulk;
+mod check_config;
+mod client;
+mod get;
+mod json;
+mod list;
+mod ndjson;
+mod print;
+mod serve;
+mod store;
+mod submit;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use get::GetArgs;
+pub use list::ListArgs;
+pub use print::is_closed_pipe;
+pub use serve::ServeArgs;
+pub use store::StoreArgs;
+pub use submit::SubmitArgs;
+
+use client::Client;
+
+/// An asynchronous transaction gateway for ledgers: accept at once, settle exactly once.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Try it:
+  sluicegate serve                      # a gateway with a simulated ledger, in this directory
+  sluicegate submit --contract counter --function Add --arg visits --arg 1 --wait
+  sluicegate list
+
+Every command explains itself: sluicegate help submit";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(ServeArgs),
+    /// Check the configuration and show what every setting ends up as
+    ///
+    /// Reads the file and the SLUICEGATE__SECTION__KEY variables as `serve` would. Prints every setting with
+    /// its value and where the value comes from, or all mistakes at once with their lines. Exit status: 0 if
+    /// the configuration is valid, 1 if not.
+    #[command(after_help = "Examples:
+  sluicegate check-config
+  sluicegate check-config --config /etc/sluicegate/config.toml
+  SLUICEGATE__HTTP__LISTEN=0.0.0.0:8080 sluicegate check-config")]
+    CheckConfig(ConfigArgs),
+    Submit(SubmitArgs),
+    Get(GetArgs),
+    List(ListArgs),
+    Store(StoreArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: config.toml here if there is one, else built-in values]
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+}
+
+/// Where the gateway is.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Address of the gateway
+    #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = "http://127.0.0.1:8080", value_parser = client::base_url)]
+    pub url: String,
+    /// How often a request is tried while the gateway cannot be reached or is busy (503, 429)
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub tries: u32,
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// Whatever keeps it from being done, with its causes. The exit code tells how the thing itself went: a
+/// transaction that failed is no error of this program, yet makes `submit` end with 1.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Submit(args) => submit::run(args).await,
+        Command::Get(args) => get::run(&args).await,
+        Command::List(args) => list::run(&args).await,
+        Command::Store(args) => store::run(&args),
+    }
+}
+
+/// Reads `key=value`.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE, such as order=4711".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wait_needs_no_number() {
+        for (wait, expected) in [
+            (&["--wait"][..], Some(None)),
+            (&["--wait", "5"], Some(Some(5))),
+            (&[], None),
+        ] {
+            let words = ["sluicegate", "submit", "--contract", "c", "--function", "f"]
+                .iter()
+                .chain(wait);
+            let cli = Cli::try_parse_from(words).expect("valid");
+            let Command::Submit(args) = cli.command else {
+                panic!("not a submit")
+            };
+            assert_eq!(args.wait, expected);
+        }
+    }
+
+    #[test]
+    fn a_submit_is_one_call_or_a_file() {
+        let parse =
+            |words: &[&str]| Cli::try_parse_from(["sluicegate", "submit"].iter().chain(words)).map(|_| ());
+        assert!(parse(&["--file", "x.ndjson"]).is_ok());
+        assert!(parse(&["--contract", "c"]).is_err());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--file", "x", "--contract", "c", "--function", "f"]).is_err());
+        assert!(
+            parse(&[
+                "--contract",
+                "c",
+                "--function",
+                "f",
+                "--arg",
+                "a",
+                "--args-json",
+                "[]"
+            ])
+            .is_err()
+        );
+    }
+}

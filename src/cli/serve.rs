@@ -1,0 +1,86 @@
+//! `sluicegate serve`: runs the gateway.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ConfigArgs, print};
+use crate::config::{self, BackendSettings, Settings};
+use crate::{app, telemetry};
+
+/// Run the gateway
+///
+/// Accepts transactions over HTTP, keeps them safe and brings them to their ledgers. SIGTERM or Ctrl-C stops
+/// it in an orderly way: open requests are answered, submissions under way may finish
+/// ([shutdown] drain_seconds), and what remains goes on after the next start.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluicegate serve
+  sluicegate serve --config /etc/sluicegate/config.toml
+  sluicegate serve --listen 0.0.0.0:8080
+  SLUICEGATE__STORE__PATH=/var/lib/sluicegate sluicegate serve")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address to listen on, instead of the configured one
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+}
+
+pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut settings = config::load(args.config.config.as_deref())?.settings;
+    if let Some(listen) = args.listen {
+        settings.http.listen = listen;
+    }
+    telemetry::start_logging(&settings.log.level, settings.log.format)?;
+    let summary = summary(&settings);
+    // Listened for from here on, so that a signal during the start is not the end of an unfinished one.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let app = app::build(settings).await?;
+    print::line(greeting(app.address(), &summary))?;
+    app.run(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: finishing what is under way");
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(settings: &Settings) -> String {
+    let ledgers: Vec<_> = settings
+        .ledgers
+        .iter()
+        .map(|(name, ledger)| {
+            let kind = match ledger.backend {
+                BackendSettings::Simulator(_) => "simulator",
+            };
+            format!("{name} ({kind}, up to {} tx/s)", ledger.worker.rate_per_second)
+        })
+        .collect();
+    let store = &settings.store;
+    format!(
+        "  store    {} ({}, in this process)\n  queue    embedded\n  ledgers  {}",
+        store.path.display(),
+        store.engine,
+        ledgers.join(", ")
+    )
+}
+
+fn greeting(address: SocketAddr, summary: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("Sluicegate {version} listens on http://{address}\n{summary}\n");
+    if !address.ip().is_loopback() {
+        text += "  warning  anybody who reaches this address may submit: this version has no API keys\n";
+    }
+    text + &format!(
+        r#"Try it (Ctrl-C stops the gateway):
+  curl -i http://{address}/v1/transactions -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
+    -d '{{"ledger":"main","contract":"counter","function":"Add","args":["visits",1]}}'"#
+    )
+}

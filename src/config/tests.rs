@@ -1,0 +1,276 @@
+//! What an operator sees.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::{DelayStrategy, LedgerName};
+use crate::kv::EngineKind;
+
+const SHIPPED: &str = include_str!("../../config.toml");
+
+fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let variables = variables
+        .iter()
+        .map(|&(name, value)| (OsString::from(name), OsString::from(value)));
+    match merge(Some(("config.toml", text.as_bytes())), variables) {
+        Ok((settings, _)) => Ok(settings),
+        Err(error) => Err(error.problems.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn problems(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    read(text, variables).expect_err("has mistakes")
+}
+
+fn only_problem(text: &str, variables: &[(&str, &str)]) -> String {
+    let mut problems = problems(text, variables);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems.remove(0)
+}
+
+#[test]
+fn the_shipped_file_says_what_is_built_in() {
+    let (shipped, effective) =
+        merge(Some(("config.toml", SHIPPED.as_bytes())), []).expect("the shipped file is valid");
+    let (empty, _) = merge(None, []).expect("no file is valid");
+    assert_eq!(shipped, Settings::default());
+    assert_eq!(empty, Settings::default());
+    for value in effective {
+        assert!(
+            matches!(value.origin, Origin::Line(..)),
+            "{} is missing",
+            value.key
+        );
+    }
+}
+
+#[test]
+fn every_key_of_the_shipped_file_has_a_comment_above() {
+    let mut documented = false;
+    for line in SHIPPED.lines() {
+        documented = match line.trim() {
+            "" => false,
+            comment if comment.starts_with('#') => true,
+            header if header.starts_with('[') => documented,
+            key => {
+                assert!(documented, "{key} has no comment");
+                true
+            }
+        };
+    }
+}
+
+#[test]
+fn five_mistakes_give_five_messages_with_their_lines() {
+    let text = "[http]\nlisten = 'here'\nmax_body_bytes = '1 MB'\nheader_timeout_ms = 1.5\nmax_wait = 60\n\
+                body_timeout_ms = false\n";
+    insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
+    config.toml:2: http.listen is "here"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
+    config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
+    config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
+    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
+    config.toml:6: http.body_timeout_ms is true or false; write a whole number from 100 to 3600000
+    "#);
+}
+
+#[test]
+fn mistakes_of_file_and_environment_are_told_together() {
+    let variables = [
+        ("SLUICEGATE__LEDGERS__MAIN__WORKER__BURST", "many"),
+        ("SLUICEGATE__HTTP", "x"),
+        ("SLUICEGATE____LISTEN", "x"),
+        ("sluicegate__log__format", "xml"),
+        ("SLUICEGATE__STORE__PATHS", "x"),
+    ];
+    insta::assert_snapshot!(problems("queue = 5\n[http]\nlisten = 'x'\n[strore]\n", &variables).join("\n"), @r#"
+    config.toml:1: queue is a section, not a setting; write [queue] on a line of its own and its keys below
+    config.toml:3: http.listen is "x"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
+    config.toml:4: strore is not a known key; did you mean `store`?
+    SLUICEGATE__HTTP: http is a section, not a setting; set its keys, each as SLUICEGATE__HTTP__KEY
+    SLUICEGATE__LEDGERS__MAIN__WORKER__BURST: ledgers.main.worker.burst is "many"; write a whole number from 1 to 1000000
+    SLUICEGATE__STORE__PATHS: store.paths is not a known key; did you mean `path`?
+    SLUICEGATE____LISTEN: .listen is not the name of a setting; write SLUICEGATE__SECTION__KEY, such as SLUICEGATE__HTTP__LISTEN
+    sluicegate__log__format: log.format is "xml"; write "pretty" or "json"
+    "#);
+}
+
+#[test]
+fn the_environment_wins_over_the_file_in_any_case() {
+    let settings = read(
+        "[http]\nlisten = '127.0.0.1:1'\n[ledgers.fabric-eu]\nkind = 'simulator'\n",
+        &[
+            ("SLUICEGATE__HTTP__LISTEN", "0.0.0.0:9"),
+            ("sluicegate__ledgers__fabric_eu__worker__rate_per_second", "0.5"),
+            ("SLUICEGATE__STORE__ENGINE", "sled"),
+            ("SLUICEGATE__BACKPRESSURE__MAX_PENDING", "2_000"),
+            ("SLUICEGATE_URL", "http://not.a.setting"),
+        ],
+    )
+    .expect("valid");
+    assert_eq!(settings.http.listen.to_string(), "0.0.0.0:9");
+    assert_eq!(settings.store.engine, EngineKind::Sled);
+    assert_eq!(settings.backpressure.max_pending.get(), 2000);
+    let names: Vec<_> = settings.ledgers.keys().map(LedgerName::as_str).collect();
+    assert_eq!(names, ["fabric-eu"]);
+    assert_eq!(settings.ledgers["fabric-eu"].worker.rate_per_second, 0.5);
+}
+
+#[test]
+fn a_variable_set_twice_in_different_case_is_refused() {
+    let variables = [
+        ("SLUICEGATE__LOG__LEVEL", "info"),
+        ("sluicegate__log__level", "warn"),
+    ];
+    assert!(
+        only_problem("", &variables).contains("is set twice; remove this variable or SLUICEGATE__LOG__LEVEL")
+    );
+}
+
+#[test]
+fn a_slip_in_a_variable_does_not_make_a_ledger() {
+    let slip = ("SLUICEGATE__LEDGERS__MIAN__WORKER__BURST", "5");
+    assert!(only_problem("", &[slip]).contains("ledgers.mian is a ledger that the file does not know"));
+    let kind = ("SLUICEGATE__LEDGERS__MIAN__KIND", "simulator");
+    assert!(read("", &[slip, kind]).is_ok());
+    assert!(read("", &[("SLUICEGATE__LEDGERS__MAIN__WORKER__BURST", "5")]).is_ok());
+}
+
+#[test]
+fn zero_means_without_a_limit() {
+    let settings = read(
+        "[retention]\ndone_days = 0\n[ledgers.a.retry]\nmax_attempts = 0\nstrategy = 'constant'\n",
+        &[],
+    )
+    .expect("valid");
+    assert_eq!(settings.retention.done, None);
+    assert_eq!(settings.retention.failed, Some(Duration::from_secs(90 * 86_400)));
+    let retry = settings.ledgers["a"].retry;
+    assert_eq!(retry.conflict.max_attempts, None);
+    assert_eq!(retry.conflict.strategy, DelayStrategy::Constant);
+    assert_eq!(retry.outage.strategy, DelayStrategy::Exponential);
+}
+
+#[test]
+fn bounds_that_depend_on_each_other_are_checked() {
+    let text = "[ledgers.a.worker]\nrate_per_second = 20000\n[ledgers.b.worker]\nrate_per_second = 1001\nburst = 2\n\
+                [ledgers.b.retry]\nmin_ms = 600\noutage_max_ms = 10\n";
+    insta::assert_snapshot!(problems(text, &[]).join("\n"), @"
+    config.toml:2: ledgers.a.worker.rate_per_second does not fit: timers tick in milliseconds, so a burst of 20 cannot reach 20000 per second; set burst to 40 or more
+    config.toml:5: ledgers.b.worker.burst does not fit: timers tick in milliseconds, so a burst of 2 cannot reach 1001 per second; set burst to 3 or more
+    config.toml:7: ledgers.b.retry.min_ms does not fit: max_ms = 500 is below min_ms = 600; set max_ms to at least 600, or lower min_ms
+    config.toml:8: ledgers.b.retry.outage_max_ms does not fit: outage_max_ms = 10 is below outage_min_ms = 250; set outage_max_ms to at least 250, or lower outage_min_ms
+    ");
+}
+
+#[test]
+fn rates_must_be_positive_numbers() {
+    for rate in ["0", "-1", "nan", "inf", "1e9", "'5'", "true"] {
+        let text = format!("[ledgers.a.worker]\nrate_per_second = {rate}\n");
+        assert!(
+            only_problem(&text, &[]).contains("write a number from 0.001 to 1000000"),
+            "{rate}"
+        );
+    }
+    let far = "[shutdown]\ndrain_seconds = 99999999999999999999999999999999999999999999\n";
+    assert!(only_problem(far, &[]).contains("write a whole number from 0 to 3600"));
+}
+
+#[test]
+fn kinds_of_other_versions_are_refused_without_blaming_their_keys() {
+    let text = "[store]\nkind = 'postgres'\nurl = 'postgres://'\n[queue]\nkind = 'rabbitmq'\nurl = 'amqp://'\n\
+                [ledgers.main]\nkind = 'fabric'\nchannel = 'c'\n[ledgers.main.worker]\nburst = 0\n";
+    insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
+    config.toml:2: store.kind is "postgres", which is not available; this version offers only kind = "embedded"
+    config.toml:5: queue.kind is "rabbitmq", which is not available; this version offers only kind = "embedded"
+    config.toml:8: ledgers.main.kind is "fabric", which is not available; this version offers only kind = "simulator"
+    config.toml:11: ledgers.main.worker.burst is 0; write a whole number from 1 to 1000000
+    "#);
+}
+
+#[test]
+fn ledger_names_are_checked() {
+    assert!(
+        only_problem("[ledgers.Main]\n", &[]).starts_with("config.toml:1: ledgers.Main is not a valid name")
+    );
+    assert!(only_problem("[ledgers]\nkind = 'simulator'\n", &[]).contains("ledgers.kind is a section"));
+}
+
+#[test]
+fn log_levels_are_checked() {
+    for good in [
+        "info",
+        "WARN",
+        "off",
+        "info,sluicegate::worker=debug",
+        "warn,[request{method=GET}]=trace",
+    ] {
+        assert!(read(&format!("[log]\nlevel = '{good}'\n"), &[]).is_ok(), "{good}");
+    }
+    for bad in ["ifno", "", "info,hyper", "sluicegate=loud"] {
+        assert!(
+            only_problem(&format!("[log]\nlevel = '{bad}'\n"), &[]).contains("log.level"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line() {
+    let found = problems(
+        "[http]\nlisten = 127.0.0.1:8080\n\n[store\npath = 'x'\n[log]\nlevel = 'info'\nlevel = 'x'\n",
+        &[],
+    );
+    let starts: Vec<_> = found
+        .iter()
+        .map(|text| text.split(": is not valid TOML").next().unwrap_or(""))
+        .collect();
+    assert_eq!(
+        starts,
+        ["config.toml:2", "config.toml:4", "config.toml:8"],
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_utf8_is_told_with_its_line() {
+    let error = merge(Some(("config.toml", b"[http]\n# caf\xe9\n")), []).expect_err("not UTF-8");
+    assert_eq!(
+        error.to_string(),
+        "the configuration has a problem\n  config.toml:2: is not valid UTF-8; save the file as UTF-8"
+    );
+    let marked = merge(Some(("config.toml", b"\xef\xbb\xbf[http]\nlisten = 1\n")), []).expect_err("a number");
+    assert!(
+        marked
+            .to_string()
+            .contains("config.toml:2: http.listen is the number 1")
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_utf8_is_named() {
+    use std::os::unix::ffi::OsStringExt;
+    let variable = (
+        OsString::from("SLUICEGATE__LOG__LEVEL"),
+        OsString::from_vec(vec![0xff]),
+    );
+    let error = merge(None, [variable]).expect_err("not UTF-8");
+    assert!(
+        error
+            .to_string()
+            .contains("SLUICEGATE__LOG__LEVEL: log.level is not valid UTF-8")
+    );
+}
+
+#[test]
+fn a_missing_file_is_a_mistake_only_if_it_was_named() {
+    let directory = tempfile::tempdir().expect("directory");
+    let missing = directory.path().join("absent.toml");
+    let error = load(Some(&missing)).expect_err("missing");
+    assert!(
+        error.to_string().contains("check the path given with --config"),
+        "{error}"
+    );
+    assert!(load(Some(directory.path())).is_err());
+}

@@ -1,0 +1,284 @@
+//! The only error that becomes a response: an RFC 9457 problem with a stable code (I10).
+//!
+//! Every code has a page, `docs/errors/<code>.md`, with cause and remedy; a test holds the two together.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::gateway::{FieldError, Refusal};
+use crate::ledger::QueryError;
+use crate::store::StoreError;
+
+/// A kind of problem. Its number never changes and is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The body is not JSON.
+    MalformedJson,
+    /// Fields are missing, unknown, of the wrong type or out of range.
+    InvalidFields,
+    /// The idempotency key came with another request before.
+    KeyReused,
+    /// There is no such transaction.
+    NoTransaction,
+    /// There is no such route.
+    NoRoute,
+    /// The route does not know this method.
+    WrongMethod,
+    /// The body is larger than the limit.
+    BodyTooLarge,
+    /// The body is not declared as JSON.
+    NotJson,
+    /// A header or a query parameter is wrong.
+    InvalidParameter,
+    /// The body did not arrive in time.
+    BodyTooSlow,
+    /// The backlog limit is reached.
+    BacklogFull,
+    /// The store cannot be written or read now.
+    StoreUnavailable,
+    /// What is stored is damaged.
+    StoreDamaged,
+    /// The contract or the ledger refused a query.
+    QueryRejected,
+    /// The ledger cannot be asked now.
+    LedgerUnavailable,
+    /// There is no such ledger.
+    NoLedger,
+    /// A defect of the gateway.
+    Internal,
+}
+
+impl Code {
+    /// All codes.
+    pub const ALL: [Self; 17] = [
+        Self::MalformedJson,
+        Self::InvalidFields,
+        Self::KeyReused,
+        Self::NoTransaction,
+        Self::NoRoute,
+        Self::WrongMethod,
+        Self::BodyTooLarge,
+        Self::NotJson,
+        Self::InvalidParameter,
+        Self::BodyTooSlow,
+        Self::BacklogFull,
+        Self::StoreUnavailable,
+        Self::StoreDamaged,
+        Self::QueryRejected,
+        Self::LedgerUnavailable,
+        Self::NoLedger,
+        Self::Internal,
+    ];
+
+    /// The code as clients see it, its HTTP status and its title.
+    pub fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::MalformedJson => ("SG-0001", S::BAD_REQUEST, "The body is not valid JSON"),
+            Self::InvalidFields => ("SG-0002", S::UNPROCESSABLE_ENTITY, "Fields are not acceptable"),
+            Self::KeyReused => (
+                "SG-0003",
+                S::UNPROCESSABLE_ENTITY,
+                "The idempotency key belongs to another request",
+            ),
+            Self::NoTransaction => ("SG-0004", S::NOT_FOUND, "There is no such transaction"),
+            Self::NoRoute => ("SG-0005", S::NOT_FOUND, "There is nothing at this address"),
+            Self::WrongMethod => (
+                "SG-0006",
+                S::METHOD_NOT_ALLOWED,
+                "This address does not know the method",
+            ),
+            Self::BodyTooLarge => ("SG-0007", S::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::NotJson => ("SG-0008", S::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON"),
+            Self::InvalidParameter => (
+                "SG-0009",
+                S::BAD_REQUEST,
+                "A header or query parameter is not acceptable",
+            ),
+            Self::BodyTooSlow => ("SG-0010", S::REQUEST_TIMEOUT, "The body did not arrive in time"),
+            Self::BacklogFull => ("SG-0011", S::SERVICE_UNAVAILABLE, "The backlog is full"),
+            Self::StoreUnavailable => ("SG-0012", S::SERVICE_UNAVAILABLE, "The store is unavailable"),
+            Self::StoreDamaged => ("SG-0013", S::INTERNAL_SERVER_ERROR, "The store is damaged"),
+            Self::QueryRejected => ("SG-0014", S::UNPROCESSABLE_ENTITY, "The ledger refused the query"),
+            Self::LedgerUnavailable => ("SG-0015", S::SERVICE_UNAVAILABLE, "The ledger is unavailable"),
+            Self::NoLedger => ("SG-0016", S::NOT_FOUND, "There is no such ledger"),
+            Self::Internal => ("SG-0017", S::INTERNAL_SERVER_ERROR, "A defect of the gateway"),
+        }
+    }
+}
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    code: Code,
+    detail: String,
+    fields: Vec<FieldError>,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ProblemField<'a>>,
+}
+
+#[derive(Serialize)]
+struct ProblemField<'a> {
+    pointer: &'a str,
+    detail: &'a str,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn field(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::fields(
+            code,
+            vec![FieldError {
+                pointer: pointer.into(),
+                detail: detail.into(),
+            }],
+        )
+    }
+
+    fn fields(code: Code, fields: Vec<FieldError>) -> Self {
+        let detail = match fields.as_slice() {
+            [one] => format!("{}: {}", one.pointer, one.detail),
+            many => format!("{} fields are wrong; see errors", many.len()),
+        };
+        Self {
+            code,
+            detail,
+            fields,
+            retry_after: None,
+        }
+    }
+
+    fn later(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        // The engine's own words go to the log, not to the client.
+        tracing::warn!(%error, "a request failed");
+        match error {
+            StoreError::Unavailable(_) => Self::new(
+                Code::StoreUnavailable,
+                "the gateway cannot write to, or read from, its store now; repeat the request later, with the same Idempotency-Key",
+            )
+            .later(Duration::from_secs(2)),
+            StoreError::Damaged(_) => Self::new(
+                Code::StoreDamaged,
+                "a stored record cannot be read; the operator has to run `sluicegate store check`",
+            ),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(fields) => Self::fields(Code::InvalidFields, fields),
+            Refusal::KeyReused(id) => Self::field(
+                Code::KeyReused,
+                "#header/Idempotency-Key",
+                format!("was sent before with a different request, which is transaction {id}; use a new key for a new request"),
+            ),
+            Refusal::BacklogFull { retry_after } => Self::new(
+                Code::BacklogFull,
+                "as many transactions wait as the operator allows; nothing was stored, repeat the request later",
+            )
+            .later(retry_after),
+            Refusal::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Rejected(cause) => Self::new(Code::QueryRejected, cause.to_string()),
+            QueryError::Unavailable(cause) => {
+                Self::new(Code::LedgerUnavailable, cause.to_string()).later(Duration::from_secs(2))
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (code, status, title) = self.code.parts();
+        let errors = self
+            .fields
+            .iter()
+            .map(|field| ProblemField {
+                pointer: &field.pointer,
+                detail: &field.detail,
+            })
+            .collect();
+        let problem = Problem {
+            r#type: format!("urn:sluicegate:error:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &self.detail,
+            errors,
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let json = HeaderValue::from_static("application/problem+json");
+        let mut response = (status, [(header::CONTENT_TYPE, json)], body).into_response();
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil() as u64;
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i10_every_code_is_unique_and_has_its_page() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors");
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            let (name, status, title) = code.parts();
+            assert!(seen.insert(name), "{name} is used twice");
+            let page = std::fs::read_to_string(format!("{folder}/{name}.md")).unwrap_or_default();
+            assert!(
+                page.contains(title),
+                "docs/errors/{name}.md must hold the title {title:?}"
+            );
+            assert!(
+                page.contains(status.as_str()),
+                "docs/errors/{name}.md must hold the status {status}"
+            );
+            assert!(
+                page.contains("## What to do"),
+                "docs/errors/{name}.md must say what to do"
+            );
+        }
+    }
+}

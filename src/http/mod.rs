@@ -1,0 +1,121 @@
+//! The HTTP API: translates between requests and the [`Gateway`], and knows nothing of stores and ledgers.
+//!
+//! Handlers keep no state. A dropped connection drops its handler; what was handed to the store is stored
+//! all the same, and a repeat with the same idempotency key finds it.
+
+mod body;
+mod dto;
+mod error;
+mod health;
+mod ledgers;
+mod params;
+mod server;
+mod transactions;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use self::body::BodyLimits;
+use self::error::ApiError;
+use crate::config::HttpSettings;
+use crate::gateway::Gateway;
+use crate::telemetry::metrics::Metrics;
+
+pub use error::Code;
+pub use server::serve;
+
+/// What every handler has.
+#[derive(Clone)]
+pub(crate) struct Api {
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    body_limits: BodyLimits,
+    longest_wait: Duration,
+}
+
+/// All routes.
+pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
+    let api = Api {
+        gateway,
+        metrics,
+        body_limits: BodyLimits {
+            bytes: settings.max_body_bytes,
+            time: settings.body_timeout,
+        },
+        longest_wait: settings.max_wait,
+    };
+    Router::new()
+        .route(
+            "/v1/transactions",
+            post(transactions::submit).get(transactions::list),
+        )
+        .route("/v1/transactions/{id}", get(transactions::get))
+        .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
+        .route("/v1/query", post(ledgers::query))
+        .route("/v1/ledgers", get(ledgers::list))
+        .route("/v1/ledgers/{name}", get(ledgers::get))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(no_route)
+        .layer(CatchPanicLayer::custom(|_| {
+            // The panic itself was reported where it happened.
+            ApiError::new(
+                Code::Internal,
+                "the gateway could not answer; what was accepted is safe",
+            )
+            .into_response()
+        }))
+        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .with_state(api)
+}
+
+async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = known_method(request.method().as_str());
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    api.metrics
+        .http_request(method, route, response.status().as_u16(), start.elapsed());
+    response
+}
+
+/// Clients may invent methods; label sets stay bounded.
+fn known_method(method: &str) -> &'static str {
+    match method {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "(other)",
+    }
+}
+
+async fn no_route(request: Request) -> ApiError {
+    let detail = format!(
+        "there is nothing at {}; the API starts at /v1/transactions",
+        request.uri().path()
+    );
+    ApiError::new(Code::NoRoute, detail)
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let detail = format!(
+        "{} is not for {}; see the Allow header",
+        request.method(),
+        request.uri().path()
+    );
+    ApiError::new(Code::WrongMethod, detail)
+}

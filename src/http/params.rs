@@ -1,0 +1,170 @@
+//! Headers and query parameters, read strictly: what is not understood is refused, not passed over.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::error::{ApiError, Code};
+use crate::domain::{LedgerName, Stage, Status, Timestamp, TransactionId};
+use crate::store::Filter;
+
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
+
+fn bad(name: &str, detail: impl Into<String>) -> ApiError {
+    ApiError::field(Code::InvalidParameter, name, detail)
+}
+
+/// The `Idempotency-Key`, if there is one. Its form is checked with the request.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    single(
+        headers,
+        HeaderName::from_static("idempotency-key"),
+        "Idempotency-Key",
+    )
+}
+
+/// The seconds of `Prefer: wait=N`, if that is asked for. Other preferences are passed over, as RFC 7240
+/// wants it.
+pub(crate) fn prefer_wait(headers: &HeaderMap, longest: Duration) -> Result<Option<Duration>, ApiError> {
+    for value in headers.get_all("prefer") {
+        let text = value
+            .to_str()
+            .map_err(|_| bad("#header/Prefer", "must be ASCII"))?;
+        for preference in text.split([',', ';']) {
+            let mut halves = preference.splitn(2, '=').map(str::trim);
+            if halves
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case("wait"))
+            {
+                let seconds = halves.next().unwrap_or_default().trim_matches('"');
+                return wait("#header/Prefer", seconds, longest).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn single(headers: &HeaderMap, name: HeaderName, shown: &str) -> Result<Option<String>, ApiError> {
+    let pointer = format!("#header/{shown}");
+    let mut values = headers.get_all(name).iter();
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(bad(&pointer, "was sent more than once"));
+    }
+    first
+        .map(|value| {
+            value
+                .to_str()
+                .map(str::to_owned)
+                .map_err(|_| bad(&pointer, "must be visible ASCII"))
+        })
+        .transpose()
+}
+
+fn wait(name: &str, seconds: &str, longest: Duration) -> Result<Duration, ApiError> {
+    match seconds.parse::<u32>() {
+        Ok(seconds) => Ok(Duration::from_secs(u64::from(seconds)).min(longest)),
+        Err(_) => Err(bad(
+            name,
+            "wait must be a whole number of seconds, such as wait=10",
+        )),
+    }
+}
+
+/// The only parameter of a read: `?wait=N`.
+pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Result<Duration, ApiError> {
+    let mut result = Duration::ZERO;
+    for (name, value) in pairs {
+        match name.as_str() {
+            "wait" => result = wait("#query/wait", &value, longest)?,
+            other => {
+                return Err(bad(
+                    &format!("#query/{other}"),
+                    "is not known here; the only parameter is wait",
+                ));
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// What a listing asks for.
+pub(crate) struct Listing {
+    pub(crate) filter: Filter,
+    pub(crate) cursor: Option<TransactionId>,
+    pub(crate) limit: usize,
+}
+
+/// The parameters of a listing.
+pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError> {
+    let mut filter = Filter::default();
+    let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    for (name, value) in pairs {
+        let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
+        match name.as_str() {
+            "status" => {
+                let status = Status::ALL.into_iter().find(|status| status.as_str() == value);
+                filter.status = Some(status.ok_or_else(|| wrong("must be pending, done or failed"))?);
+            }
+            "stage" => {
+                let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == value);
+                filter.stage = Some(
+                    stage.ok_or_else(|| wrong("must be queued, preparing, submitted, backoff or parked"))?,
+                );
+            }
+            "ledger" => {
+                let ledger = LedgerName::new(&value);
+                filter.ledger = Some(ledger.ok_or_else(|| wrong("is not the name of a ledger"))?);
+            }
+            "contract" => filter.contract = Some(value),
+            "function" => filter.function = Some(value),
+            "created_from" => filter.created_from = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
+            "created_before" => filter.created_before = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
+            "limit" => {
+                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
+            }
+            "cursor" => {
+                cursor =
+                    Some(read_cursor(&value).ok_or_else(|| {
+                        wrong("is not a cursor; take next_cursor of the page before as it is")
+                    })?);
+            }
+            other => match other.strip_prefix("metadata.") {
+                Some(label) => {
+                    filter.metadata.insert(label.to_owned(), value);
+                }
+                None => {
+                    return Err(wrong(
+                        "is not known; there are status, stage, ledger, contract, function, created_from, created_before, metadata.<label>, limit and cursor",
+                    ));
+                }
+            },
+        }
+    }
+    Ok(Listing {
+        filter,
+        cursor,
+        limit,
+    })
+}
+
+const MOMENT: &str = "must be a moment such as 2026-01-31T12:00:00Z";
+
+/// A `+` in a query stands for a space, so an offset written with a bare `+` arrives with one.
+fn moment(text: &str) -> Option<Timestamp> {
+    Timestamp::parse_rfc3339(&text.replace(' ', "+"))
+}
+
+/// The cursor for a page that starts below `id`.
+pub(crate) fn write_cursor(id: TransactionId) -> String {
+    URL_SAFE_NO_PAD.encode(id.as_bytes())
+}
+
+fn read_cursor(text: &str) -> Option<TransactionId> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(TransactionId::from_bytes(bytes.try_into().ok()?))
+}

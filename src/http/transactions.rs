@@ -1,0 +1,168 @@
+//! `/v1/transactions`: accept, read, wait, list.
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::Api;
+use super::body::{SubmitBody, read_json};
+use super::dto::{AttemptsView, PageView, TransactionView};
+use super::error::{ApiError, Code};
+use super::params;
+use crate::config::BackpressureMode;
+use crate::domain::{Transaction, TransactionId};
+use crate::gateway::Accepted;
+
+type Pairs = Query<Vec<(String, String)>>;
+
+/// `POST /v1/transactions`.
+pub(crate) async fn submit(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let key = params::idempotency_key(&headers)?;
+    let wait = params::prefer_wait(&headers, api.longest_wait)?;
+    let body: SubmitBody = read_json(&headers, body, api.body_limits).await?;
+    let request = body.into_request(&api.gateway)?;
+    let Accepted {
+        mut transaction,
+        repeated,
+    } = api.gateway.accept(request, key).await?;
+    if let Some(wait) = wait {
+        // It is stored whatever comes of the wait, so a failed read still answers what is known.
+        match api.gateway.wait(transaction.id, wait).await {
+            Ok(Some(newer)) => transaction = newer,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "could not wait"),
+        }
+    }
+    let status = if transaction.is_settled() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let mut response = json(status, &TransactionView::from(&transaction));
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{}", transaction.id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    headers.insert(header::ETAG, etag(&transaction));
+    if !transaction.is_settled() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if wait.is_some() {
+        headers.insert("preference-applied", HeaderValue::from_static("wait"));
+    }
+    if repeated {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    api.tell_producers(headers, transaction.request.ledger.as_str());
+    Ok(response)
+}
+
+impl Api {
+    /// In the mode `control`, says how fast the lane drains and how much room is left before the backlog
+    /// exceeds `max_pending` (draft-ietf-httpapi-ratelimit-headers).
+    fn tell_producers(&self, headers: &mut HeaderMap, ledger: &str) {
+        let backpressure = self.gateway.backpressure();
+        if backpressure.mode != BackpressureMode::Control {
+            return;
+        }
+        let Some(lane) = self
+            .gateway
+            .lanes()
+            .into_iter()
+            .find(|lane| lane.name.as_str() == ledger)
+        else {
+            return;
+        };
+        let rate = lane.settings.rate_per_second;
+        let room = backpressure.max_pending.get().saturating_sub(lane.backlog);
+        let drained_in = (lane.backlog as f64 / rate).ceil();
+        let policy = format!("\"{ledger}\";q={};w=1", rate.ceil());
+        let limit = format!("\"{ledger}\";r={room};t={drained_in}");
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", limit)] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// `GET /v1/transactions/{id}`.
+pub(crate) async fn get(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let wait = params::wait_only(pairs, api.longest_wait)?;
+    let tx = find(&id, |id| api.gateway.wait(id, wait)).await?;
+    let etag = etag(&tx);
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(|value| value == etag);
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        json(StatusCode::OK, &TransactionView::from(&tx))
+    };
+    response.headers_mut().insert(header::ETAG, etag);
+    if !tx.is_settled() {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    Ok(response)
+}
+
+/// `GET /v1/transactions/{id}/attempts`.
+pub(crate) async fn attempts(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let tx = find(&id, |id| api.gateway.get(id)).await?;
+    Ok(json(StatusCode::OK, &AttemptsView::from(&tx)))
+}
+
+/// `GET /v1/transactions`.
+pub(crate) async fn list(State(api): State<Api>, Query(pairs): Pairs) -> Result<Response, ApiError> {
+    let asked = params::listing(pairs)?;
+    let page = api.gateway.list(&asked.filter, asked.cursor, asked.limit).await?;
+    let view = PageView {
+        items: page.items.iter().map(TransactionView::from).collect(),
+        next_cursor: page.next.map(params::write_cursor),
+    };
+    Ok(json(StatusCode::OK, &view))
+}
+
+async fn find<F>(id: &str, read: impl FnOnce(TransactionId) -> F) -> Result<Transaction, ApiError>
+where
+    F: Future<Output = Result<Option<Transaction>, crate::store::StoreError>>,
+{
+    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
+    let id = id.parse().map_err(|_| {
+        ApiError::new(
+            Code::NoTransaction,
+            "the id in the address is not a UUID, so it belongs to no transaction",
+        )
+    })?;
+    read(id).await?.ok_or_else(missing)
+}
+
+fn etag(tx: &Transaction) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{}\"", tx.version)).unwrap_or(HeaderValue::from_static("\"0\""))
+}
+
+/// A JSON answer, serialised once into its final buffer.
+pub(crate) fn json(status: StatusCode, view: &impl Serialize) -> Response {
+    let mut body = Vec::with_capacity(1_024);
+    match serde_json::to_writer(&mut body, view) {
+        Ok(()) => {
+            let json = HeaderValue::from_static("application/json");
+            (status, [(header::CONTENT_TYPE, json)], body).into_response()
+        }
+        Err(error) => ApiError::new(Code::Internal, error.to_string()).into_response(),
+    }
+}

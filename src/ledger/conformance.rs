@@ -1,0 +1,211 @@
+//! What every ledger backend has to do, whatever is behind it.
+//!
+//! The suite needs a contract with named numbers: one call that reads and changes a number, and a query
+//! for it. Where the numbers start does not matter, so it can run against a ledger that has a history; it
+//! must be the only one to use its keys.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+
+use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError};
+use crate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Prepared, Request};
+
+/// How long an outcome may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The contract calls the suite makes.
+pub(crate) struct Calls {
+    /// Reads the number of that name, adds to it, writes it.
+    pub(crate) add: fn(name: &str, delta: i64) -> Request,
+    /// Asks for the number of that name.
+    pub(crate) get: fn(name: &str) -> Query,
+    /// A call of a known function that the contract refuses.
+    pub(crate) refused: fn() -> Request,
+}
+
+impl Calls {
+    /// The calls of a contract like the simulator's `counter`.
+    pub(crate) const COUNTER: Self = Self {
+        add: |name, delta| request("counter", "Add", &[name, &delta.to_string()]),
+        get: |name| Query {
+            contract: "counter".into(),
+            function: "Get".into(),
+            args: vec![Argument::text(name)],
+        },
+        refused: || request("counter", "Add", &["refused", "much"]),
+    };
+}
+
+/// A request of the ledger `main` with text arguments.
+pub(crate) fn request(contract: &str, function: &str, args: &[&str]) -> Request {
+    Request {
+        ledger: LedgerName::new("main").expect("valid name"),
+        contract: contract.into(),
+        function: function.into(),
+        args: args.iter().map(|arg| Argument::text(arg)).collect(),
+        transient: Default::default(),
+        conflict_keys: Vec::new(),
+        expires_in_seconds: None,
+        metadata: Default::default(),
+    }
+}
+
+/// Collects outcomes from a stream until all of `ids` have one.
+pub(crate) async fn outcomes_of(stream: &mut Outcomes, ids: &[&LedgerTxId]) -> HashMap<LedgerTxId, Outcome> {
+    let mut found = HashMap::new();
+    let collect = async {
+        while !ids.iter().all(|id| found.contains_key(*id)) {
+            found.extend(stream.next().await.expect("the stream goes on"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, collect)
+        .await
+        .expect("outcomes arrive in time");
+    found
+}
+
+/// Runs the whole suite.
+pub(crate) async fn run(ledger: &dyn LedgerBackend, calls: &Calls) {
+    ledger.probe().await.expect("a ledger that is up says so");
+    preparing_has_no_effect(ledger, calls).await;
+    a_submission_is_told_looked_up_and_seen(ledger, calls).await;
+    the_same_bytes_take_effect_once(ledger, calls).await;
+    of_two_that_read_the_same_one_commits(ledger, calls).await;
+    strangers_do_not_conflict(ledger, calls).await;
+    nonsense_is_refused(ledger, calls).await;
+}
+
+async fn prepare(ledger: &dyn LedgerBackend, request: &Request) -> Prepared {
+    ledger.check(request).expect("acceptable");
+    ledger.prepare(request).await.expect("prepared")
+}
+
+async fn number(ledger: &dyn LedgerBackend, calls: &Calls, name: &str) -> i64 {
+    let json = ledger.query(&(calls.get)(name)).await.expect("answered");
+    json.get().trim_matches('"').parse().expect("a number")
+}
+
+async fn preparing_has_no_effect(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let before = number(ledger, calls, "prepared").await;
+    let one = prepare(ledger, &(calls.add)("prepared", 1)).await;
+    let two = prepare(ledger, &(calls.add)("prepared", 1)).await;
+    assert_ne!(one.tx_id, two.tx_id, "every preparation has its own identifier");
+    assert!(matches!(ledger.lookup(&one.tx_id).await, Outcome::Unknown(_)));
+    assert_eq!(number(ledger, calls, "prepared").await, before);
+}
+
+async fn a_submission_is_told_looked_up_and_seen(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let before = number(ledger, calls, "told").await;
+    let mut stream = ledger.outcomes();
+    let sent = prepare(ledger, &(calls.add)("told", 5)).await;
+    ledger.submit(&sent).await.expect("taken");
+    let told = outcomes_of(&mut stream, &[&sent.tx_id]).await;
+    let Outcome::Committed(told) = &told[&sent.tx_id] else {
+        panic!("not committed: {told:?}");
+    };
+    let Outcome::Committed(found) = ledger.lookup(&sent.tx_id).await else {
+        panic!("lookup disagrees with the stream");
+    };
+    assert_eq!(told.tx_id, sent.tx_id);
+    assert_eq!((&found.tx_id, found.block), (&told.tx_id, told.block));
+    let text =
+        |result: &Option<Box<serde_json::value::RawValue>>| result.as_ref().map(|json| json.get().to_owned());
+    assert_eq!(text(&found.result), text(&told.result));
+    assert_eq!(number(ledger, calls, "told").await, before + 5);
+}
+
+/// I2, for ledgers that deduplicate.
+async fn the_same_bytes_take_effect_once(ledger: &dyn LedgerBackend, calls: &Calls) {
+    if !ledger.deduplicates() {
+        return;
+    }
+    let before = number(ledger, calls, "once").await;
+    let mut stream = ledger.outcomes();
+    let sent = prepare(ledger, &(calls.add)("once", 1)).await;
+    ledger.submit(&sent).await.expect("taken");
+    ledger.submit(&sent).await.expect("a resend is no error");
+    let told = outcomes_of(&mut stream, &[&sent.tx_id]).await;
+    ledger
+        .submit(&sent)
+        .await
+        .expect("a resend after the block is no error");
+    // What comes after the resends shows that they are through.
+    let later = prepare(ledger, &(calls.add)("later", 1)).await;
+    ledger.submit(&later).await.expect("taken");
+    let after = outcomes_of(&mut stream, &[&later.tx_id]).await;
+    for outcome in [told.get(&sent.tx_id), after.get(&sent.tx_id)]
+        .into_iter()
+        .flatten()
+    {
+        assert!(
+            matches!(outcome, Outcome::Committed(_)),
+            "a resend is no failure: {outcome:?}"
+        );
+    }
+    assert!(matches!(ledger.lookup(&sent.tx_id).await, Outcome::Committed(_)));
+    assert_eq!(number(ledger, calls, "once").await, before + 1);
+}
+
+async fn of_two_that_read_the_same_one_commits(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let before = number(ledger, calls, "hot").await;
+    let mut stream = ledger.outcomes();
+    let one = prepare(ledger, &(calls.add)("hot", 1)).await;
+    let two = prepare(ledger, &(calls.add)("hot", 1)).await;
+    ledger.submit(&one).await.expect("taken");
+    ledger.submit(&two).await.expect("taken");
+    let told = outcomes_of(&mut stream, &[&one.tx_id, &two.tx_id]).await;
+    let mut committed = 0;
+    for sent in [&one, &two] {
+        match (&told[&sent.tx_id], ledger.lookup(&sent.tx_id).await) {
+            (Outcome::Committed(_), Outcome::Committed(_)) => committed += 1,
+            (Outcome::Conflict(told), Outcome::Conflict(found)) => assert_eq!(*told, found),
+            (told, found) => panic!("told {told:?}, found {found:?}"),
+        }
+    }
+    assert_eq!(committed, 1);
+    assert_eq!(number(ledger, calls, "hot").await, before + 1);
+}
+
+async fn strangers_do_not_conflict(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let mut stream = ledger.outcomes();
+    let requests: Vec<Request> = (0..32)
+        .map(|n| (calls.add)(&format!("stranger-{n}"), 1))
+        .collect();
+    let sent = join_all(requests.iter().map(|request| prepare(ledger, request))).await;
+    for taken in join_all(sent.iter().map(|sent| ledger.submit(sent))).await {
+        taken.expect("taken");
+    }
+    let ids: Vec<&LedgerTxId> = sent.iter().map(|sent| &sent.tx_id).collect();
+    let told = outcomes_of(&mut stream, &ids).await;
+    for id in ids {
+        assert!(matches!(told[id], Outcome::Committed(_)), "{:?}", told[id]);
+    }
+}
+
+async fn nonsense_is_refused(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let never = LedgerTxId("f".repeat(64));
+    assert!(matches!(ledger.lookup(&never).await, Outcome::Unknown(_)));
+
+    let refused = (calls.refused)();
+    let error = ledger.prepare(&refused).await.expect_err("refused");
+    let PrepareError::Rejected(cause) = error else {
+        panic!("not rejected: {error}");
+    };
+    assert!(!cause.code.is_empty() && !cause.message.is_empty());
+    let query = Query {
+        contract: refused.contract,
+        function: refused.function,
+        args: refused.args,
+    };
+    assert!(matches!(ledger.query(&query).await, Err(QueryError::Rejected(_))));
+
+    let mut broken = prepare(ledger, &(calls.add)("broken", 1)).await;
+    broken.envelope = "no envelope".into();
+    assert!(matches!(
+        ledger.submit(&broken).await,
+        Err(SubmitError::Rejected(_))
+    ));
+}

@@ -1,0 +1,207 @@
+//! What travels from endorsement to the block: one call, what it read and what it wants to write.
+//!
+//! Invariant: the identifier is SHA-256 of nonce and creator, so it is known before anything is sent and
+//! cannot be swapped for another one. The envelope is compact JSON, readable in the stored record and in
+//! the block.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::domain::LedgerTxId;
+
+use super::state::Version;
+
+/// Random bytes that make every envelope's identifier its own.
+pub(super) const NONCE_BYTES: usize = 24;
+
+/// A contract call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Call {
+    /// The contract.
+    pub(super) contract: String,
+    /// Its function.
+    pub(super) function: String,
+    /// The arguments as the contract sees them.
+    pub(super) args: Vec<String>,
+}
+
+/// A range query and what it saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RangeRead {
+    /// First key of the range; empty for the contract's first.
+    pub(super) start: String,
+    /// First key after the range; empty for no end.
+    pub(super) end: String,
+    /// The keys there were, in order, with their versions.
+    pub(super) seen: Vec<(String, Version)>,
+}
+
+/// What a call read and wants to write.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Effects {
+    /// Version of each key read by name; `None` if there was no such key.
+    pub(super) reads: BTreeMap<String, Option<Version>>,
+    /// The range queries.
+    pub(super) ranges: Vec<RangeRead>,
+    /// New value of each key; `None` deletes it.
+    pub(super) writes: BTreeMap<String, Option<String>>,
+}
+
+/// One endorsed transaction.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Envelope {
+    /// Hex SHA-256 of nonce and creator.
+    pub(super) tx_id: LedgerTxId,
+    /// Hex of the random bytes.
+    nonce: String,
+    /// Who proposed it.
+    creator: String,
+    /// What was called.
+    pub(super) call: Call,
+    /// What came of it.
+    pub(super) effects: Effects,
+    /// What the contract returned.
+    pub(super) response: Option<Box<RawValue>>,
+}
+
+impl Envelope {
+    /// Seals an executed call under the identifier that `nonce` and `creator` give it.
+    pub(super) fn seal(
+        nonce: [u8; NONCE_BYTES],
+        creator: &str,
+        call: Call,
+        effects: Effects,
+        response: Option<Box<RawValue>>,
+    ) -> Self {
+        Self {
+            tx_id: identify(&nonce, creator),
+            nonce: to_hex(&nonce),
+            creator: creator.to_owned(),
+            call,
+            effects,
+            response,
+        }
+    }
+
+    /// Reads an envelope and checks that its identifier is the one of its nonce and creator, and that it
+    /// stays within its contract.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub(super) fn open(json: &RawValue) -> Result<Self, String> {
+        let envelope: Self =
+            serde_json::from_str(json.get()).map_err(|error| format!("not an envelope: {error}"))?;
+        let nonce = from_hex(&envelope.nonce).ok_or("the nonce is not 24 bytes in hex")?;
+        if identify(&nonce, &envelope.creator) != envelope.tx_id {
+            return Err("the transaction id is not that of nonce and creator".into());
+        }
+        if envelope.call.contract.contains('\0') {
+            return Err("the contract's name holds a NUL".into());
+        }
+        Ok(envelope)
+    }
+}
+
+/// The part of an envelope that tells what came back.
+#[derive(Deserialize)]
+pub(super) struct Answer {
+    /// What the contract returned.
+    pub(super) response: Option<Box<RawValue>>,
+}
+
+/// A contract's return value as JSON: itself if it is JSON, else a JSON string.
+pub(super) fn to_json(text: String) -> Option<Box<RawValue>> {
+    match RawValue::from_string(text.clone()) {
+        Ok(json) => Some(json),
+        Err(_) => serde_json::value::to_raw_value(&text).ok(),
+    }
+}
+
+fn identify(nonce: &[u8], creator: &str) -> LedgerTxId {
+    let digest = Sha256::new()
+        .chain_update(nonce)
+        .chain_update(creator.as_bytes())
+        .finalize();
+    LedgerTxId(to_hex(&digest))
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; NONCE_BYTES]> {
+    let mut bytes = [0; NONCE_BYTES];
+    if text.len() != 2 * NONCE_BYTES {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> String {
+        let call = Call {
+            contract: "basic".into(),
+            function: "f".into(),
+            args: vec!["1".into()],
+        };
+        let envelope = Envelope::seal([7; 24], "me", call, Effects::default(), None);
+        serde_json::to_string(&envelope).expect("serialises")
+    }
+
+    fn open(json: &str) -> Result<Envelope, String> {
+        Envelope::open(&RawValue::from_string(json.to_owned()).expect("JSON"))
+    }
+
+    #[test]
+    fn an_envelope_opens_with_the_identifier_it_was_sealed_with() {
+        let envelope = open(&sealed()).expect("opens");
+        assert_eq!(envelope.tx_id, identify(&[7; 24], "me"));
+        assert_eq!(envelope.tx_id.0.len(), 64);
+    }
+
+    #[test]
+    fn a_tampered_envelope_does_not_open() {
+        for (from, to) in [
+            ("\"creator\":\"me\"", "\"creator\":\"you\""),
+            ("\"nonce\":\"07", "\"nonce\":\"08"),
+            ("\"nonce\":\"07", "\"nonce\":\"é"),
+            ("\"response\":null", "\"response\":null,\"more\":1"),
+        ] {
+            let tampered = sealed().replace(from, to);
+            assert_ne!(tampered, sealed());
+            assert!(open(&tampered).is_err(), "{tampered}");
+        }
+        assert!(open("17").is_err());
+    }
+
+    #[test]
+    fn returns_become_json_or_a_json_string() {
+        let json = |text: &str| to_json(text.to_owned()).expect("some").get().to_owned();
+        assert_eq!(json("{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(
+            json("340282366920938463463374607431768211455"),
+            "340282366920938463463374607431768211455"
+        );
+        assert_eq!(json("Tomoko"), "\"Tomoko\"");
+        assert_eq!(json(" 1\n"), "1");
+        assert_eq!(json(""), "\"\"");
+    }
+}

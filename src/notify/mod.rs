@@ -1,0 +1,73 @@
+//! Tells those who wait for a transaction that it changed.
+//!
+//! Best effort and in memory: the store is the truth, and whoever is told reads it. Nothing is kept for
+//! transactions that nobody waits for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::{Transaction, TransactionId};
+
+/// Waiters by transaction.
+#[derive(Default)]
+pub struct StatusHub(Mutex<HashMap<TransactionId, Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    waiters: usize,
+    settled: Arc<Notify>,
+}
+
+/// Somebody who waits for a transaction to be settled.
+pub struct Waiter {
+    hub: Arc<StatusHub>,
+    id: TransactionId,
+    settled: Arc<Notify>,
+}
+
+impl StatusHub {
+    /// Starts to listen. Read the record after this and before [`Waiter::settled`], and no change is missed.
+    pub fn listen(self: &Arc<Self>, id: TransactionId) -> Waiter {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = map.entry(id).or_default();
+        waiting.waiters += 1;
+        Waiter {
+            hub: self.clone(),
+            id,
+            settled: waiting.settled.clone(),
+        }
+    }
+
+    /// A new version of a transaction was stored.
+    pub fn changed(&self, tx: &Transaction) {
+        if !tx.is_settled() {
+            return;
+        }
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = map.get(&tx.id) {
+            waiting.settled.notify_waiters();
+        }
+    }
+}
+
+impl Waiter {
+    /// A future that ends when the transaction is settled after this call. Cancel safe.
+    pub fn settled(&self) -> impl Future<Output = ()> + '_ {
+        // A `Notified` counts from its creation, not from its first poll.
+        self.settled.notified()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut map = self.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = map.get_mut(&self.id) {
+            waiting.waiters -= 1;
+            if waiting.waiters == 0 {
+                map.remove(&self.id);
+            }
+        }
+    }
+}

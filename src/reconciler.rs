@@ -1,0 +1,95 @@
+//! Background care: what no request and no delivery would get to.
+//!
+//! - Transactions whose deadline passes while they wait in a long backlog fail as expired on time.
+//! - Settled records are removed when retention says so.
+//! - Metric samples are folded.
+//!
+//! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::RetentionSettings;
+use crate::domain::{Event, Status};
+use crate::notify::StatusHub;
+use crate::store::{Change, StoreError, TransactionStore};
+use crate::telemetry::metrics::Metrics;
+
+const ROUND: Duration = Duration::from_secs(1);
+/// Retention is not urgent: it removes little at a time, so that nobody waits for its commits.
+const PRUNE_EVERY: u32 = 10;
+const PRUNE_AT_ONCE: usize = 200;
+const EXPIRE_AT_ONCE: usize = 500;
+
+/// What the reconciler works with.
+pub struct Reconciler {
+    /// The truth.
+    pub store: Arc<dyn TransactionStore>,
+    /// Who is told of changes.
+    pub hub: Arc<StatusHub>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How long settled records are kept.
+    pub retention: RetentionSettings,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Reconciler {
+    /// Works until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut round = 0_u32;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.clock.sleep(ROUND) => {}
+            }
+            self.metrics.fold_samples();
+            if let Err(error) = self.round(round.is_multiple_of(PRUNE_EVERY)).await {
+                tracing::warn!(%error, "background care waits for the store");
+            }
+            round = round.wrapping_add(1);
+        }
+    }
+
+    async fn round(&self, prune: bool) -> Result<(), StoreError> {
+        while self.expire().await? == EXPIRE_AT_ONCE {}
+        if prune {
+            let kept = [
+                (Status::Done, self.retention.done),
+                (Status::Failed, self.retention.failed),
+            ];
+            for (status, keep) in kept {
+                if let Some(keep) = keep {
+                    let before = self.clock.now().minus(keep);
+                    while self.store.prune(status, before, PRUNE_AT_ONCE).await? == PRUNE_AT_ONCE {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails what waits past its deadline. Answers how many it found.
+    async fn expire(&self) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        let expired = self.store.expired(now, EXPIRE_AT_ONCE).await?;
+        let found = expired.len();
+        let changes: Vec<_> = expired
+            .into_iter()
+            .filter_map(|old| {
+                let new = old.apply(Event::Expired, now).ok()?;
+                Some(Change { old, new })
+            })
+            .collect();
+        let news: Vec<_> = changes.iter().map(|change| change.new.clone()).collect();
+        let made = self.store.compare_and_swap(changes).await?;
+        for (tx, _) in news.iter().zip(made).filter(|(_, made)| *made) {
+            self.metrics.lane(&tx.request.ledger).settled("expired");
+            self.hub.changed(tx);
+        }
+        Ok(found)
+    }
+}

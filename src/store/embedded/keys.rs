@@ -1,0 +1,109 @@
+//! The key layout: one key space, a letter for each kind of entry.
+//!
+//! ```text
+//! m name                            format of the store
+//! r id                              the record
+//! l ledger 0 status id              listing by ledger and status, oldest first
+//! d ledger 0 class due-ms id        due mark; class 0: first try, 1: looked at before
+//! e deadline-ms id                  deadline of one that waits for a try
+//! i key                             idempotency key -> id
+//! c ledger 0 status                 how many
+//! ```
+//!
+//! Every entry but `m` and `c` follows from the record alone ([`index`]), so the indexes can be rebuilt.
+//! Ledger names hold no zero byte, and numbers are big-endian, so byte order is the order wanted.
+
+use crate::domain::{LedgerName, State, Status, Timestamp, Transaction, TransactionId};
+
+pub(super) const FORMAT: &[u8] = b"mformat";
+pub(super) const PROBE: &[u8] = b"mprobe";
+
+/// Key and value of one entry.
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
+
+pub(super) fn record(id: TransactionId) -> Vec<u8> {
+    [b"r", id.as_bytes().as_slice()].concat()
+}
+
+pub(super) fn listing(ledger: &LedgerName, status: Status, id: TransactionId) -> Vec<u8> {
+    [&listing_prefix(ledger, status), id.as_bytes().as_slice()].concat()
+}
+
+fn listing_prefix(ledger: &LedgerName, status: Status) -> Vec<u8> {
+    [b"l", ledger.as_str().as_bytes(), &[0, status_byte(status)]].concat()
+}
+
+pub(super) fn due_prefix(ledger: &LedgerName, class: u8) -> Vec<u8> {
+    [b"d", ledger.as_str().as_bytes(), &[0, class]].concat()
+}
+
+pub(super) fn idempotency(key: &str) -> Vec<u8> {
+    [b"i", key.as_bytes()].concat()
+}
+
+pub(super) fn count(ledger: &LedgerName, status: Status) -> Vec<u8> {
+    [b"c", ledger.as_str().as_bytes(), &[0, status_byte(status)]].concat()
+}
+
+/// What a counter's key counts.
+pub(super) fn counted(key: &[u8]) -> Option<(LedgerName, Status)> {
+    let [b'c', name @ .., 0, status] = key else {
+        return None;
+    };
+    let status = Status::ALL.into_iter().find(|s| status_byte(*s) == *status)?;
+    Some((LedgerName::new(std::str::from_utf8(name).ok()?)?, status))
+}
+
+pub(super) fn deadlines_until(moment: Timestamp) -> Vec<u8> {
+    [
+        b"e".as_slice(),
+        &moment.as_millis().saturating_add(1).to_be_bytes(),
+    ]
+    .concat()
+}
+
+/// The moment in a due mark or deadline, which stands before the id at the key's end.
+pub(super) fn moment(key: &[u8]) -> Option<Timestamp> {
+    let millis = key.get(key.len().checked_sub(24)?..key.len() - 16)?;
+    Some(Timestamp::from_millis(u64::from_be_bytes(
+        millis.try_into().ok()?,
+    )))
+}
+
+/// The id at the end of a key, or a whole value that is an id.
+pub(super) fn id(bytes: &[u8]) -> Option<TransactionId> {
+    let id = bytes.get(bytes.len().checked_sub(16)?..)?;
+    Some(TransactionId::from_bytes(id.try_into().ok()?))
+}
+
+/// Every entry that points to a record in its present state.
+pub(super) fn index(tx: &Transaction) -> Vec<Entry> {
+    let ledger = &tx.request.ledger;
+    let mut entries = vec![(listing(ledger, tx.status(), tx.id), Vec::new())];
+    if let Some(due) = tx.state.due() {
+        let class = u8::from(tx.attempts > 0);
+        let (prefix, millis) = (due_prefix(ledger, class), due.as_millis().to_be_bytes());
+        let key = [prefix.as_slice(), &millis, tx.id.as_bytes()].concat();
+        entries.push((key, Vec::new()));
+    }
+    if let (State::Pending { .. }, Some(deadline)) = (&tx.state, tx.expires_at()) {
+        let key = [
+            b"e".as_slice(),
+            &deadline.as_millis().to_be_bytes(),
+            tx.id.as_bytes(),
+        ];
+        entries.push((key.concat(), Vec::new()));
+    }
+    if let Some((key, _)) = &tx.idempotency {
+        entries.push((idempotency(key), tx.id.as_bytes().to_vec()));
+    }
+    entries
+}
+
+fn status_byte(status: Status) -> u8 {
+    match status {
+        Status::Pending => b'p',
+        Status::Done => b'd',
+        Status::Failed => b'f',
+    }
+}

@@ -1,0 +1,188 @@
+//! Listing from the index, newest first, and finding what retention may remove.
+//!
+//! Every combination of ledger and status is one run of keys in order of acceptance. A listing merges the
+//! runs it needs and looks at records one by one, never at more than [`MAX_LOOKED_AT`] for one page.
+
+use std::ops::ControlFlow;
+
+use super::keys;
+use super::record;
+use super::writer::store_error;
+use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::kv::{KvEngine, Order};
+use crate::store::{Filter, Page, StoreError};
+
+/// So many records are looked at for one page; a search that found too little goes on at the next page.
+const MAX_LOOKED_AT: usize = 5_000;
+
+const LOWEST: TransactionId = TransactionId::from_bytes([0; 16]);
+const HIGHEST: TransactionId = TransactionId::from_bytes([u8::MAX; 16]);
+
+/// One run of the index, read in pieces from its newest end.
+struct Run<'a> {
+    ledger: &'a LedgerName,
+    status: Status,
+    /// Ids read ahead, the next one last.
+    ahead: Vec<TransactionId>,
+    /// Everything at or above this was read.
+    below: TransactionId,
+    exhausted: bool,
+}
+
+impl Run<'_> {
+    fn peek(
+        &mut self,
+        engine: &dyn KvEngine,
+        from: TransactionId,
+        piece: usize,
+    ) -> Result<Option<TransactionId>, StoreError> {
+        if self.ahead.is_empty() && !self.exhausted {
+            let start = keys::listing(self.ledger, self.status, from);
+            let end = keys::listing(self.ledger, self.status, self.below);
+            engine
+                .scan(&start..&end, Order::Descending, &mut |key, _| {
+                    self.ahead.extend(keys::id(key));
+                    if self.ahead.len() == piece {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                })
+                .map_err(store_error)?;
+            self.exhausted = self.ahead.len() < piece;
+            self.below = self.ahead.last().copied().unwrap_or(from);
+            self.ahead.reverse();
+        }
+        Ok(self.ahead.last().copied())
+    }
+}
+
+pub(super) fn page(
+    engine: &dyn KvEngine,
+    filter: &Filter,
+    ledgers: &[LedgerName],
+    cursor: Option<TransactionId>,
+    limit: usize,
+) -> Result<Page, StoreError> {
+    let from = filter.created_from.map_or(LOWEST, TransactionId::lowest_at);
+    let below = filter.created_before.map_or(HIGHEST, TransactionId::lowest_at);
+    let below = cursor.map_or(below, |cursor| cursor.min(below));
+    // Only pending ones have a stage.
+    let wanted = |status: &Status| match (filter.status, filter.stage) {
+        (Some(wanted), None) => wanted == *status,
+        (Some(wanted), Some(_)) => wanted == *status && *status == Status::Pending,
+        (None, Some(_)) => *status == Status::Pending,
+        (None, None) => true,
+    };
+    let mut runs = Vec::new();
+    for ledger in ledgers {
+        for status in Status::ALL.into_iter().filter(wanted) {
+            runs.push(Run {
+                ledger,
+                status,
+                ahead: Vec::new(),
+                below,
+                exhausted: below <= from,
+            });
+        }
+    }
+    let mut page = Page::default();
+    for _ in 0..MAX_LOOKED_AT {
+        let mut newest: Option<(TransactionId, usize)> = None;
+        for (number, run) in runs.iter_mut().enumerate() {
+            let id = run.peek(engine, from, limit.max(16))?;
+            newest = newest.max(id.map(|id| (id, number)));
+        }
+        let Some((id, number)) = newest else {
+            page.next = None;
+            return Ok(page);
+        };
+        runs[number].ahead.pop();
+        page.next = Some(id);
+        // A record that moved on between index and record is judged as it is now; one that was pruned
+        // meanwhile is passed over.
+        if let Some(tx) = load_one(engine, id)?
+            && matches(filter, &tx)
+            && page.items.last().is_none_or(|last: &Transaction| last.id != id)
+        {
+            page.items.push(tx);
+            if page.items.len() == limit {
+                break;
+            }
+        }
+    }
+    let mut more = false;
+    for run in &mut runs {
+        more |= run.peek(engine, from, 1)?.is_some();
+    }
+    page.next = page.next.filter(|_| more);
+    Ok(page)
+}
+
+fn matches(filter: &Filter, tx: &Transaction) -> bool {
+    let request = &tx.request;
+    filter.status.is_none_or(|status| tx.status() == status)
+        && filter.stage.is_none_or(|stage| tx.stage() == Some(stage))
+        && filter
+            .contract
+            .as_ref()
+            .is_none_or(|contract| request.contract == *contract)
+        && filter
+            .function
+            .as_ref()
+            .is_none_or(|function| request.function == *function)
+        && filter
+            .metadata
+            .iter()
+            .all(|(key, value)| request.metadata.get(key) == Some(value))
+}
+
+/// Up to `limit` records of `status` that were settled before `before`, oldest first.
+pub(super) fn settled_before(
+    engine: &dyn KvEngine,
+    ledgers: &[LedgerName],
+    status: Status,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<Transaction>, StoreError> {
+    let mut found = Vec::new();
+    for ledger in ledgers {
+        let mut ids = Vec::new();
+        // Accepted before it was settled: nothing newer than `before` can qualify.
+        let start = keys::listing(ledger, status, LOWEST);
+        let end = keys::listing(ledger, status, TransactionId::lowest_at(before));
+        engine
+            .scan(&start..&end, Order::Ascending, &mut |key, _| {
+                ids.extend(keys::id(key));
+                if ids.len() == MAX_LOOKED_AT {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+            .map_err(store_error)?;
+        for id in ids {
+            if let Some(tx) = load_one(engine, id)?
+                && tx.status() == status
+                && tx.updated_at < before
+            {
+                found.push(tx);
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn load(engine: &dyn KvEngine, ids: Vec<TransactionId>) -> Result<Vec<Transaction>, StoreError> {
+    ids.into_iter()
+        .filter_map(|id| load_one(engine, id).transpose())
+        .collect()
+}
+
+fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+    let bytes = engine.get(&keys::record(id)).map_err(store_error)?;
+    bytes.map(|bytes| record::decode(&bytes)).transpose()
+}

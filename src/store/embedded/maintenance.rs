@@ -1,0 +1,294 @@
+//! `store check`, `store repair`, `store compact`: for a store that no gateway is using.
+//!
+//! Records are the truth; every index entry follows from a record. So checking means to compare both ways,
+//! and repairing means to rewrite what does not follow. A record that cannot be read is never thrown away:
+//! its bytes go to a file beside the store first.
+
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
+
+use super::folder::DataFolder;
+use super::{check_format, keys, record};
+use crate::domain::TransactionId;
+use crate::kv::{self, Batch, KvEngine, KvError, Order};
+use crate::store::{Counts, StoreError};
+
+/// Batches of a repair or compaction are committed at about this size.
+const PIECE: usize = 4 << 20;
+
+/// Why maintenance could not be done.
+#[derive(Debug, Error)]
+pub enum MaintenanceError {
+    /// There is nothing to maintain.
+    #[error("there is no store at {0}; is store.path right?")]
+    Missing(PathBuf),
+    /// The engine cannot open, read or write its file.
+    #[error(transparent)]
+    Engine(#[from] KvError),
+    /// The store was written by a newer version.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file beside the store cannot be written.
+    #[error("the data folder refuses: {0}")]
+    Folder(#[from] io::Error),
+}
+
+type Result<T, E = MaintenanceError> = std::result::Result<T, E>;
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A record that cannot be read.
+    Unreadable {
+        /// Its id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// An index entry that should be there and is not.
+    Missing {
+        /// The record it belongs to.
+        id: String,
+    },
+    /// An index entry that no record asks for.
+    Stale {
+        /// The entry's key, escaped.
+        key: String,
+    },
+    /// A counter that is wrong.
+    Miscounted {
+        /// What it counts.
+        what: String,
+        /// What it says.
+        stored: u64,
+        /// What was counted.
+        actual: u64,
+    },
+}
+
+/// What `check` or `repair` found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Readable records, by ledger and status.
+    pub counts: Counts,
+    /// Everything that is, or was, wrong.
+    pub findings: Vec<Finding>,
+    /// Where a repair put the bytes of records that it could not read.
+    pub quarantine: Option<PathBuf>,
+}
+
+impl Report {
+    /// How many records can be read.
+    pub fn records(&self) -> u64 {
+        self.counts.values().sum()
+    }
+}
+
+fn open(folder: &DataFolder, cache_bytes: usize) -> Result<Box<dyn KvEngine>> {
+    let path = folder.store();
+    if !path.exists() {
+        return Err(MaintenanceError::Missing(path));
+    }
+    let engine = kv::open(folder.engine(), &path, cache_bytes)?;
+    check_format(&*engine)?;
+    Ok(engine)
+}
+
+/// Reads every record and every index entry and compares them.
+///
+/// # Errors
+/// If the store cannot be opened or read at all.
+pub fn check(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
+    inspect(&*open(folder, cache_bytes)?, &mut |_| Ok(()))
+}
+
+/// Checks, and mends what it finds: rewrites indexes and counters, and moves records that cannot be read
+/// into a file beside the store.
+///
+/// # Errors
+/// If the store cannot be opened, read or written; what was mended so far stays mended.
+pub fn repair(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
+    let engine = open(folder, cache_bytes)?;
+    let path = folder
+        .store()
+        .with_extension(format!("unreadable-{}.txt", TransactionId::new()));
+    let mut quarantine: Option<File> = None;
+    let mut mending = Batch::default();
+    let mut mend = |fix: Fix| {
+        match fix {
+            Fix::Put(key, value) => mending.put(key, value),
+            Fix::Delete(key) => mending.delete(key),
+            Fix::Quarantine(key, value) => {
+                let file = match &mut quarantine {
+                    Some(file) => file,
+                    none => none.insert(File::create(&path)?),
+                };
+                writeln!(file, "{} {}", key.escape_ascii(), STANDARD.encode(&value))?;
+                mending.delete(key);
+            }
+        }
+        Ok(())
+    };
+    let mut report = inspect(&*engine, &mut mend)?;
+    if let Some(file) = quarantine {
+        file.sync_all()?;
+        report.quarantine = Some(path);
+    }
+    let mut piece = Batch::default();
+    for (key, value) in mending.into_writes() {
+        match value {
+            Some(value) => piece.put(key, value),
+            None => piece.delete(key),
+        }
+        if piece.bytes() >= PIECE {
+            engine.commit(std::mem::take(&mut piece))?;
+        }
+    }
+    engine.commit(piece)?;
+    Ok(report)
+}
+
+enum Fix {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    Quarantine(Vec<u8>, Vec<u8>),
+}
+
+fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Result<Report> {
+    let mut report = Report::default();
+    each(engine, b"r", &mut |key, value| {
+        let id = keys::id(key).map_or_else(|| key.escape_ascii().to_string(), |id| id.to_string());
+        let tx = match record::decode(value) {
+            Ok(tx) => tx,
+            Err(reason) => {
+                let reason = reason.to_string();
+                report.findings.push(Finding::Unreadable { id, reason });
+                return mend(Fix::Quarantine(key.to_vec(), value.to_vec()));
+            }
+        };
+        for (key, value) in keys::index(&tx) {
+            if engine.get(&key)?.as_ref() != Some(&value) {
+                report.findings.push(Finding::Missing { id: id.clone() });
+                mend(Fix::Put(key, value))?;
+            }
+        }
+        *report
+            .counts
+            .entry((tx.request.ledger.clone(), tx.status()))
+            .or_default() += 1;
+        Ok(())
+    })?;
+    for kind in [b"l", b"d", b"e", b"i"] {
+        each(engine, kind, &mut |key, value| {
+            let id = keys::id(if kind == b"i" { value } else { key });
+            let bytes = id.map(|id| engine.get(&keys::record(id))).transpose()?.flatten();
+            let wanted = bytes
+                .and_then(|bytes| record::decode(&bytes).ok())
+                .is_some_and(|tx| keys::index(&tx).iter().any(|(wanted, _)| wanted == key));
+            if wanted {
+                return Ok(());
+            }
+            report.findings.push(Finding::Stale {
+                key: key.escape_ascii().to_string(),
+            });
+            mend(Fix::Delete(key.to_vec()))
+        })?;
+    }
+    let mut stored = Counts::new();
+    each(
+        engine,
+        b"c",
+        &mut |key, value| match (keys::counted(key), value.try_into()) {
+            (Some(what), Ok(count)) => {
+                stored.insert(what, u64::from_be_bytes(count));
+                Ok(())
+            }
+            _ => {
+                report.findings.push(Finding::Stale {
+                    key: key.escape_ascii().to_string(),
+                });
+                mend(Fix::Delete(key.to_vec()))
+            }
+        },
+    )?;
+    let all: std::collections::BTreeSet<_> = stored.keys().chain(report.counts.keys()).cloned().collect();
+    for what in all {
+        let says = stored.get(&what).copied().unwrap_or_default();
+        let actual = report.counts.get(&what).copied().unwrap_or_default();
+        if says != actual {
+            mend(Fix::Put(
+                keys::count(&what.0, what.1),
+                actual.to_be_bytes().to_vec(),
+            ))?;
+            report.findings.push(Finding::Miscounted {
+                what: format!("{} {}", what.0, what.1.as_str()),
+                stored: says,
+                actual,
+            });
+        }
+    }
+    Ok(report)
+}
+
+/// Called for every entry; an error ends the scan.
+type Try<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
+
+fn each(engine: &dyn KvEngine, prefix: &[u8], visit: Try<'_>) -> Result<()> {
+    let mut result = Ok(());
+    let end = super::after(prefix);
+    engine.scan(
+        prefix..&end,
+        Order::Ascending,
+        &mut |key, value| match visit(key, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                result = Err(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    result
+}
+
+/// Writes the store anew without the space that was freed in it. Answers the sizes before and after, bytes.
+///
+/// # Errors
+/// If the store cannot be read or the disk has no room for a second copy; the store is then as it was.
+pub fn compact(folder: &DataFolder, cache_bytes: usize) -> Result<(u64, u64)> {
+    let engine = open(folder, cache_bytes)?;
+    let before = size(&folder.store())?;
+    let (new, _) = folder.compacting();
+    {
+        let copy = kv::open(folder.engine(), &new, cache_bytes)?;
+        let mut piece = Batch::default();
+        each(&*engine, b"", &mut |key, value| {
+            piece.put(key.to_vec(), value.to_vec());
+            if piece.bytes() >= PIECE {
+                copy.commit(std::mem::take(&mut piece))?;
+            }
+            Ok(())
+        })?;
+        copy.commit(piece)?;
+    }
+    drop(engine);
+    folder.replace_store()?;
+    Ok((before, size(&folder.store())?))
+}
+
+fn size(path: &Path) -> io::Result<u64> {
+    if !path.is_dir() {
+        return Ok(path.metadata()?.len());
+    }
+    let mut sum = 0;
+    for entry in path.read_dir()? {
+        sum += size(&entry?.path())?;
+    }
+    Ok(sum)
+}

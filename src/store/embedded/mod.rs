@@ -1,0 +1,354 @@
+//! The store that needs no other process: records and indexes in one embedded key-value file.
+//!
+//! - [`keys`] is the layout, [`record`] the encoding, [`writer`] the one thread that commits.
+//! - Reads go straight to the engine. A point read is done in place; what may visit many entries runs on a
+//!   blocking thread.
+//! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`.
+//!
+//! After a crash the file holds every commit that was answered; nothing has to be replayed.
+
+mod folder;
+mod keys;
+mod listing;
+mod maintenance;
+mod record;
+mod writer;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use folder::{DataFolder, FolderError};
+pub use maintenance::{Finding, MaintenanceError, Report, check, compact, repair};
+
+use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
+use super::{Change, Counts, Due, Filter, Inserted, Page, StoreError, TransactionStore};
+use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::kv::{self, Batch, EngineKind, KvEngine, Order};
+use crate::telemetry::metrics::StoreMetrics;
+
+/// The layout this version writes. A store with a higher one was written by a newer version.
+const STORE_FORMAT: u64 = 1;
+
+/// So many commands may wait for the writer; further callers wait for a place.
+const WAITING: usize = 8_192;
+
+/// [`TransactionStore`] over a [`KvEngine`].
+pub struct EmbeddedStore {
+    engine: Arc<dyn KvEngine>,
+    shared: Arc<Shared>,
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl EmbeddedStore {
+    /// Opens, or creates, the store `path` with the engine `kind` and about `cache_bytes` of cache.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the file cannot be read or was written by a newer version,
+    /// [`StoreError::Unavailable`] if the disk refuses or another process has it open.
+    pub fn open(
+        kind: EngineKind,
+        path: &Path,
+        cache_bytes: usize,
+        metrics: StoreMetrics,
+    ) -> Result<Self, StoreError> {
+        let engine: Arc<dyn KvEngine> = Arc::from(kv::open(kind, path, cache_bytes).map_err(store_error)?);
+        check_format(&*engine)?;
+        let shared = Arc::new(Shared::default());
+        let writer = Writer::new(engine.clone(), shared.clone(), metrics)?;
+        let (commands, waiting) = mpsc::channel(WAITING);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self {
+            engine,
+            shared,
+            commands: Some(commands),
+            writer: Some(writer),
+        })
+    }
+
+    /// Hands mutations to the writer and waits for the commit.
+    async fn write(&self, mutations: Vec<Mutation>) -> Result<Vec<Verdict>, StoreError> {
+        let closed = || StoreError::Unavailable("the store's writer has stopped".to_owned());
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or_else(closed)?;
+        commands
+            .send(Command { mutations, reply })
+            .await
+            .map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    fn read(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+        let bytes = self.engine.get(&keys::record(id)).map_err(store_error)?;
+        bytes.map(|bytes| record::decode(&bytes)).transpose()
+    }
+
+    /// The ids at the ends of the keys in a range, oldest first, and the moment of the first key past `now`.
+    fn marks(&self, prefix: &[u8], now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+        let mut due = Due::default();
+        let end = after(prefix);
+        self.engine
+            .scan(prefix..&end, Order::Ascending, &mut |key, _| {
+                match (keys::moment(key), keys::id(key)) {
+                    (Some(moment), _) if moment > now => {
+                        due.next = Some(moment);
+                        return ControlFlow::Break(());
+                    }
+                    (Some(_), Some(id)) => due.ids.push(id),
+                    _ => {}
+                }
+                if due.ids.len() == limit {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(store_error)?;
+        Ok(due)
+    }
+
+    /// Runs a read that may visit many entries without holding up the async runtime.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn KvEngine) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || read(&*engine))
+            .await
+            .map_err(|error| StoreError::Unavailable(format!("a read was given up: {error}")))?
+    }
+}
+
+/// Refuses what a newer version wrote; marks a new store with this version's format.
+fn check_format(engine: &dyn KvEngine) -> Result<(), StoreError> {
+    let Some(stored) = engine.get(keys::FORMAT).map_err(store_error)? else {
+        let mut batch = Batch::default();
+        batch.put(keys::FORMAT.to_vec(), STORE_FORMAT.to_be_bytes().to_vec());
+        return engine.commit(batch).map_err(store_error);
+    };
+    match stored.as_slice().try_into().map(u64::from_be_bytes) {
+        Ok(format) if format <= STORE_FORMAT => Ok(()),
+        Ok(format) => Err(StoreError::Damaged(format!(
+            "it has format {format} and this version knows {STORE_FORMAT}: start the newer sluicegate that wrote it"
+        ))),
+        Err(_) => Err(StoreError::Damaged("its format entry is not a number".to_owned())),
+    }
+}
+
+/// The first key after all that start with `prefix`; keys start with an ASCII letter.
+fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![u8::MAX]
+}
+
+fn insertion(tx: &Transaction) -> Result<Mutation, StoreError> {
+    let mut puts = keys::index(tx);
+    puts.push((keys::record(tx.id), record::encode(tx)?));
+    let idempotency = tx.idempotency.as_ref().map(|(key, _)| keys::idempotency(key));
+    Ok(Mutation {
+        id: tx.id,
+        expect: Expect::New { idempotency },
+        version: Some(tx.version),
+        puts,
+        deletes: Vec::new(),
+        counts: vec![((tx.request.ledger.clone(), tx.status()), 1)],
+        wakes: Some(tx.request.ledger.clone()),
+    })
+}
+
+fn replacement(change: &Change) -> Result<Mutation, StoreError> {
+    let Change { old, new } = change;
+    let ledger = &new.request.ledger;
+    let (before, after) = (keys::index(old), keys::index(new));
+    let mut puts: Vec<_> = after.iter().filter(|e| !before.contains(e)).cloned().collect();
+    puts.push((keys::record(new.id), record::encode(new)?));
+    let deletes = before.into_iter().filter(|e| !after.contains(e));
+    let mut counts = Vec::new();
+    if old.status() != new.status() {
+        counts.push(((ledger.clone(), old.status()), -1));
+        counts.push(((ledger.clone(), new.status()), 1));
+    }
+    Ok(Mutation {
+        id: new.id,
+        expect: Expect::Version(old.version),
+        version: Some(new.version),
+        puts,
+        deletes: deletes.map(|(key, _)| key).collect(),
+        counts,
+        wakes: new.state.due().map(|_| ledger.clone()),
+    })
+}
+
+fn removal(tx: &Transaction) -> Mutation {
+    let mut deletes: Vec<_> = keys::index(tx).into_iter().map(|(key, _)| key).collect();
+    deletes.push(keys::record(tx.id));
+    Mutation {
+        id: tx.id,
+        expect: Expect::Version(tx.version),
+        version: None,
+        puts: Vec::new(),
+        deletes,
+        counts: vec![((tx.request.ledger.clone(), tx.status()), -1)],
+        wakes: None,
+    }
+}
+
+#[async_trait]
+impl TransactionStore for EmbeddedStore {
+    async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
+        match self.write(vec![insertion(tx)?]).await?.first() {
+            Some(Verdict::Exists(id)) => match self.read(*id)? {
+                Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
+                // Retention removed it in the same moment; a repeat of the request will be a new one.
+                None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
+            },
+            _ => Ok(Inserted::Created),
+        }
+    }
+
+    async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+        self.read(id)
+    }
+
+    async fn find_by_idempotency_key(&self, key: &str) -> Result<Option<Transaction>, StoreError> {
+        let id = self.engine.get(&keys::idempotency(key)).map_err(store_error)?;
+        match id.and_then(|value| keys::id(&value)) {
+            Some(id) => self.read(id),
+            None => Ok(None),
+        }
+    }
+
+    async fn compare_and_swap(&self, changes: Vec<Change>) -> Result<Vec<bool>, StoreError> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mutations = changes.iter().map(replacement).collect::<Result<_, _>>()?;
+        let verdicts = self.write(mutations).await?;
+        Ok(verdicts
+            .into_iter()
+            .map(|verdict| verdict == Verdict::Made)
+            .collect())
+    }
+
+    async fn due(&self, ledger: &LedgerName, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+        let mut first = self.marks(&keys::due_prefix(ledger, 0), now, limit)?;
+        let mut again = self.marks(&keys::due_prefix(ledger, 1), now, limit)?;
+        let next = [first.next, again.next].into_iter().flatten().min();
+        let (mut first, mut again) = (first.ids.drain(..), again.ids.drain(..));
+        let mut ids = Vec::new();
+        while ids.len() < limit {
+            let before = ids.len();
+            ids.extend(again.next());
+            ids.extend(first.next());
+            if ids.len() == before {
+                break;
+            }
+        }
+        ids.truncate(limit);
+        Ok(Due { ids, next })
+    }
+
+    fn due_signal(&self, ledger: &LedgerName) -> Arc<Notify> {
+        self.shared.signal(ledger)
+    }
+
+    async fn expired(&self, now: Timestamp, limit: usize) -> Result<Vec<Transaction>, StoreError> {
+        self.blocking(move |engine| {
+            let mut ids = Vec::new();
+            let range = b"e".as_slice()..&*keys::deadlines_until(now);
+            engine
+                .scan(range, Order::Ascending, &mut |key, _| {
+                    ids.extend(keys::id(key));
+                    if ids.len() == limit {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                })
+                .map_err(store_error)?;
+            listing::load(engine, ids)
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        filter: &Filter,
+        cursor: Option<TransactionId>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let ledgers = match &filter.ledger {
+            Some(ledger) => vec![ledger.clone()],
+            None => {
+                let mut all: Vec<_> = self.counts().into_keys().map(|(ledger, _)| ledger).collect();
+                all.dedup();
+                all
+            }
+        };
+        let filter = filter.clone();
+        self.blocking(move |engine| listing::page(engine, &filter, &ledgers, cursor, limit))
+            .await
+    }
+
+    async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let ledgers: Vec<_> = self
+            .counts()
+            .into_keys()
+            .filter(|(_, counted)| *counted == status)
+            .map(|(ledger, _)| ledger)
+            .collect();
+        let old = self
+            .blocking(move |engine| listing::settled_before(engine, &ledgers, status, before, limit))
+            .await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let verdicts = self.write(old.iter().map(removal).collect()).await?;
+        Ok(verdicts
+            .iter()
+            .filter(|verdict| **verdict == Verdict::Made)
+            .count())
+    }
+
+    fn counts(&self) -> Counts {
+        self.shared.counts()
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let probe = Mutation {
+            id: TransactionId::from_bytes([0; 16]),
+            expect: Expect::New { idempotency: None },
+            version: None,
+            puts: vec![(keys::PROBE.to_vec(), Vec::new())],
+            deletes: Vec::new(),
+            counts: Vec::new(),
+            wakes: None,
+        };
+        self.write(vec![probe]).await.map(drop)
+    }
+}
+
+impl Drop for EmbeddedStore {
+    /// Commits what was handed in, then lets go of the file.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer had panicked");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The one writer: a thread that turns whatever waits into one durable commit (group commit).
+//!
+//! It takes the first mutation as soon as it comes, adds all that have gathered meanwhile, commits, and
+//! answers everybody after the sync. Alone, a mutation waits for nobody; under load, the time of one sync is
+//! the time in which the next group gathers. Only this thread writes, so the version checks and idempotency
+//! look-ups it makes before a commit cannot be overtaken.
+//!
+//! On a crash the commit that was under way is there as a whole or not at all; nobody was answered yet.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::keys::{self, Entry};
+use super::record;
+use crate::domain::{LedgerName, Status, TransactionId};
+use crate::kv::{Batch, KvEngine, KvError, Order};
+use crate::store::{Counts, StoreError};
+use crate::telemetry::metrics::StoreMetrics;
+
+/// A group is closed at so many mutations or bytes, which bounds a commit's time and memory.
+const MAX_GROUP: usize = 1_024;
+const MAX_GROUP_BYTES: usize = 8 << 20;
+
+/// What must hold for a mutation to be made.
+pub(super) enum Expect {
+    /// Nothing; it is a new record, unless this idempotency entry exists.
+    New { idempotency: Option<Vec<u8>> },
+    /// The stored record has this version.
+    Version(u64),
+}
+
+/// All writes for one record.
+pub(super) struct Mutation {
+    pub(super) id: TransactionId,
+    pub(super) expect: Expect,
+    /// The version it leads to; `None` removes the record.
+    pub(super) version: Option<u64>,
+    pub(super) puts: Vec<Entry>,
+    pub(super) deletes: Vec<Vec<u8>>,
+    /// Which counters go up and down.
+    pub(super) counts: Vec<((LedgerName, Status), i64)>,
+    /// The ledger whose worker has something new to look at.
+    pub(super) wakes: Option<LedgerName>,
+}
+
+/// What became of a mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Made,
+    /// Another version is stored.
+    Moved,
+    /// The idempotency key is taken by this record.
+    Exists(TransactionId),
+}
+
+pub(super) struct Command {
+    pub(super) mutations: Vec<Mutation>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Verdict>, StoreError>>,
+}
+
+/// What the writer shares with the store's readers.
+#[derive(Default)]
+pub(super) struct Shared {
+    counts: Mutex<Counts>,
+    signals: Mutex<HashMap<LedgerName, Arc<Notify>>>,
+}
+
+impl Shared {
+    pub(super) fn counts(&self) -> Counts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn signal(&self, ledger: &LedgerName) -> Arc<Notify> {
+        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        signals.entry(ledger.clone()).or_default().clone()
+    }
+}
+
+pub(super) struct Writer {
+    engine: Arc<dyn KvEngine>,
+    shared: Arc<Shared>,
+    metrics: StoreMetrics,
+    /// The counters as committed; `None` after a failed commit, whose effect nobody knows.
+    counts: Option<Counts>,
+}
+
+/// The group being built.
+#[derive(Default)]
+struct Group {
+    batch: Batch,
+    versions: HashMap<TransactionId, Option<u64>>,
+    idempotency: HashMap<Vec<u8>, TransactionId>,
+    counts: HashMap<(LedgerName, Status), i64>,
+    wakes: Vec<LedgerName>,
+    mutations: usize,
+    failed: Option<StoreError>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        engine: Arc<dyn KvEngine>,
+        shared: Arc<Shared>,
+        metrics: StoreMetrics,
+    ) -> Result<Self, StoreError> {
+        let mut writer = Self {
+            engine,
+            shared,
+            metrics,
+            counts: None,
+        };
+        writer.load_counts()?;
+        Ok(writer)
+    }
+
+    /// Runs until every sender is gone, then returns; what was sent before is committed first.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.blocking_recv() {
+            let mut group = Group::default();
+            let mut answers = Vec::new();
+            let mut next = Some(first);
+            while let Some(command) = next {
+                let verdicts = self.add(&mut group, command.mutations);
+                answers.push((command.reply, verdicts));
+                let full = group.mutations >= MAX_GROUP
+                    || group.batch.bytes() >= MAX_GROUP_BYTES
+                    || group.failed.is_some();
+                next = if full { None } else { commands.try_recv().ok() };
+            }
+            let committed = self.commit(group);
+            for (reply, verdicts) in answers {
+                // Whoever asked may have gone; the write stands all the same.
+                let _gone = reply.send(committed.clone().map(|()| verdicts));
+            }
+        }
+    }
+
+    /// Checks and adds the mutations of one command, one after the other, so that each sees those before.
+    ///
+    /// A failed look-up means that the disk is failing: the whole group is given up, nothing of it is written.
+    fn add(&self, group: &mut Group, mutations: Vec<Mutation>) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            match self.judge(group, &mutation) {
+                Ok(verdict) => {
+                    if verdict == Verdict::Made {
+                        group.add(mutation);
+                    }
+                    verdicts.push(verdict);
+                }
+                Err(error) => {
+                    group.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        verdicts
+    }
+
+    fn judge(&self, group: &Group, mutation: &Mutation) -> Result<Verdict, StoreError> {
+        match &mutation.expect {
+            Expect::New { idempotency: None } => Ok(Verdict::Made),
+            Expect::New {
+                idempotency: Some(key),
+            } => {
+                if let Some(id) = group.idempotency.get(key) {
+                    return Ok(Verdict::Exists(*id));
+                }
+                let taken = self.engine.get(key).map_err(store_error)?;
+                Ok(taken
+                    .and_then(|value| keys::id(&value))
+                    .map_or(Verdict::Made, Verdict::Exists))
+            }
+            Expect::Version(expected) => {
+                let stored = match group.versions.get(&mutation.id) {
+                    Some(version) => *version,
+                    None => {
+                        let bytes = self.engine.get(&keys::record(mutation.id)).map_err(store_error)?;
+                        bytes.and_then(|bytes| record::version(&bytes))
+                    }
+                };
+                Ok(if stored == Some(*expected) {
+                    Verdict::Made
+                } else {
+                    Verdict::Moved
+                })
+            }
+        }
+    }
+
+    fn commit(&mut self, group: Group) -> Result<(), StoreError> {
+        if let Some(error) = group.failed {
+            return Err(error);
+        }
+        if group.batch.is_empty() {
+            return Ok(());
+        }
+        if self.counts.is_none() {
+            self.load_counts()?;
+        }
+        let mut counts = self.counts.take().unwrap_or_default();
+        let mut batch = group.batch;
+        for (what, change) in group.counts {
+            let count = counts.entry(what.clone()).or_default();
+            *count = count.saturating_add_signed(change);
+            batch.put(keys::count(&what.0, what.1), count.to_be_bytes().to_vec());
+        }
+        self.metrics
+            .time_commit(group.mutations, || self.engine.commit(batch))
+            .map_err(store_error)?;
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
+        self.counts = Some(counts);
+        for ledger in group.wakes {
+            self.shared.signal(&ledger).notify_one();
+        }
+        Ok(())
+    }
+
+    fn load_counts(&mut self) -> Result<(), StoreError> {
+        let mut counts = Counts::new();
+        self.engine
+            .scan(
+                b"c".as_slice()..b"d".as_slice(),
+                Order::Ascending,
+                &mut |key, value| {
+                    if let (Some(what), Ok(count)) = (keys::counted(key), value.try_into()) {
+                        counts.insert(what, u64::from_be_bytes(count));
+                    }
+                    ControlFlow::Continue(())
+                },
+            )
+            .map_err(store_error)?;
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
+        self.counts = Some(counts);
+        Ok(())
+    }
+}
+
+impl Group {
+    fn add(&mut self, mutation: Mutation) {
+        self.mutations += 1;
+        if let Expect::New {
+            idempotency: Some(key),
+        } = mutation.expect
+        {
+            self.idempotency.insert(key, mutation.id);
+        }
+        self.versions.insert(mutation.id, mutation.version);
+        for key in mutation.deletes {
+            self.batch.delete(key);
+        }
+        for (key, value) in mutation.puts {
+            self.batch.put(key, value);
+        }
+        for (what, change) in mutation.counts {
+            *self.counts.entry(what).or_default() += change;
+        }
+        if let Some(ledger) = mutation.wakes
+            && !self.wakes.contains(&ledger)
+        {
+            self.wakes.push(ledger);
+        }
+    }
+}
+
+pub(super) fn store_error(error: KvError) -> StoreError {
+    match error {
+        KvError::Damaged(detail) => StoreError::Damaged(detail),
+        KvError::Disk(_) | KvError::Locked => StoreError::Unavailable(error.to_string()),
+    }
+}

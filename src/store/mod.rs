@@ -1,0 +1,166 @@
+//! The seam to the store, which is the one truth (I4).
+//!
+//! Whatever an implementation answers `Ok` to is durable: it survives SIGKILL and power loss (I1). All
+//! changes go through [`TransactionStore::compare_and_swap`] on the record's version (I8), so two workers
+//! that believe to own a transaction cannot both move it.
+
+pub mod embedded;
+
+#[cfg(test)]
+mod conformance;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use thiserror::Error;
+use tokio::sync::Notify;
+
+use crate::domain::{LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// The disk, or the database, refuses for now. A write may or may not have happened; asking again
+    /// later can succeed.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be read. Needs `sluicegate store check`.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// What became of an insert.
+#[derive(Debug)]
+pub enum Inserted {
+    /// It is stored.
+    Created,
+    /// Nothing was stored: the idempotency key belongs to this record already.
+    Existing(Box<Transaction>),
+}
+
+/// A change from one version of a record to the next.
+#[derive(Debug)]
+pub struct Change {
+    /// The record as it was read.
+    pub old: Transaction,
+    /// The record as it shall be; made by [`Transaction::apply`].
+    pub new: Transaction,
+}
+
+/// What a worker of one ledger has to look at.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Due transactions: first tries and repeated ones in turn, each kind oldest first, so that neither
+    /// starves the other.
+    pub ids: Vec<TransactionId>,
+    /// When something not yet due will be; `None` if nothing waits, or if there was more than asked for.
+    pub next: Option<Timestamp>,
+}
+
+/// Which records to list. All conditions must hold.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only this stage (which only pending ones have).
+    pub stage: Option<Stage>,
+    /// Only this ledger.
+    pub ledger: Option<LedgerName>,
+    /// Only this contract.
+    pub contract: Option<String>,
+    /// Only this function.
+    pub function: Option<String>,
+    /// Accepted at or after this moment.
+    pub created_from: Option<Timestamp>,
+    /// Accepted before this moment.
+    pub created_before: Option<Timestamp>,
+    /// With these labels.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One page of a listing.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Newest first.
+    pub items: Vec<Transaction>,
+    /// Where the next page starts: below this id. `None` if this was the last one. A page may be short, or
+    /// empty, and still have a next one: a search looks at a bounded number of records at a time.
+    pub next: Option<TransactionId>,
+}
+
+/// How many records there are, by ledger and status.
+pub type Counts = BTreeMap<(LedgerName, Status), u64>;
+
+/// Where transactions live.
+///
+/// Every future may be dropped; a write that was begun may then still happen.
+#[async_trait]
+pub trait TransactionStore: Send + Sync + 'static {
+    /// Stores a new record with its indexes, its idempotency entry and its due mark in one durable commit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError>;
+
+    /// The record with this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError>;
+
+    /// The record that this idempotency key belongs to.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_by_idempotency_key(&self, key: &str) -> Result<Option<Transaction>, StoreError>;
+
+    /// Makes each change if the stored version still is `old.version`, all of them in one durable commit.
+    /// Answers, in order, which were made.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then none, or all that could be made, were.
+    async fn compare_and_swap(&self, changes: Vec<Change>) -> Result<Vec<bool>, StoreError>;
+
+    /// Up to `limit` transactions of a ledger that a worker has to look at.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn due(&self, ledger: &LedgerName, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+
+    /// Told whenever something of this ledger may have become due earlier than was known.
+    fn due_signal(&self, ledger: &LedgerName) -> Arc<Notify>;
+
+    /// Up to `limit` transactions that wait for a try and whose deadline has passed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn expired(&self, now: Timestamp, limit: usize) -> Result<Vec<Transaction>, StoreError>;
+
+    /// Up to `limit` records that match, newest first, below `cursor`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list(
+        &self,
+        filter: &Filter,
+        cursor: Option<TransactionId>,
+        limit: usize,
+    ) -> Result<Page, StoreError>;
+
+    /// Removes up to `limit` records of `status` that were settled before `before`, with everything that
+    /// points to them. Answers how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// How many records there are, from counters kept with every commit.
+    fn counts(&self) -> Counts;
+
+    /// Writes something and waits until it is durable: whether an accept would work now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn probe(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,166 @@
+//! Every metric there is, in one file.
+//!
+//! Handles are made once and passed to those who count, so counting takes no look-up, and two gateways in
+//! one process (tests) do not share numbers. Labels come from bounded sets: ledgers, routes, codes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use crate::domain::LedgerName;
+
+const SECONDS: [f64; 16] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
+];
+const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
+
+/// The registry of one gateway.
+#[derive(Clone)]
+pub struct Metrics {
+    recorder: Arc<PrometheusRecorder>,
+    store: StoreMetrics,
+}
+
+impl Metrics {
+    /// An empty registry.
+    ///
+    /// # Errors
+    /// If the bucket bounds above are not accepted.
+    pub fn new() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
+            .build_recorder();
+        let store = with_local_recorder(&recorder, || StoreMetrics {
+            size: histogram!("sluicegate_store_commit_size"),
+            seconds: histogram!("sluicegate_store_commit_seconds"),
+            failures: counter!("sluicegate_store_commit_failures_total"),
+        });
+        Ok(Self {
+            recorder: Arc::new(recorder),
+            store,
+        })
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.recorder.handle().render()
+    }
+
+    /// Folds samples into their buckets. To be called about once a second: samples are kept one by one
+    /// until then.
+    pub fn fold_samples(&self) {
+        self.recorder.handle().run_upkeep();
+    }
+
+    /// The store's metrics.
+    pub fn store(&self) -> StoreMetrics {
+        self.store.clone()
+    }
+
+    /// The metrics of one ledger's lane.
+    pub fn lane(&self, ledger: &LedgerName) -> LaneMetrics {
+        let ledger = ledger.to_string();
+        let count = |name: &'static str| counter!(name, "ledger" => ledger.clone());
+        with_local_recorder(&*self.recorder, || LaneMetrics {
+            accepted: count("sluicegate_accepted_total"),
+            repeated: count("sluicegate_idempotent_repeats_total"),
+            submissions: count("sluicegate_submissions_total"),
+            resends: count("sluicegate_resends_total"),
+            conflicts: count("sluicegate_conflicts_total"),
+            parked: count("sluicegate_parked_total"),
+            backlog: gauge!("sluicegate_backlog", "ledger" => ledger.clone()),
+            in_flight: gauge!("sluicegate_in_flight", "ledger" => ledger.clone()),
+            available: gauge!("sluicegate_ledger_available", "ledger" => ledger.clone()),
+            commit_latency: histogram!("sluicegate_commit_latency_seconds", "ledger" => ledger.clone()),
+            end_to_end: histogram!("sluicegate_end_to_end_seconds", "ledger" => ledger.clone()),
+            recorder: self.recorder.clone(),
+            ledger: ledger.clone(),
+        })
+    }
+
+    /// Counts an answered HTTP request.
+    pub fn http_request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
+        with_local_recorder(&*self.recorder, || {
+            let route = route.to_owned();
+            counter!("sluicegate_http_requests_total",
+                "method" => method, "route" => route.clone(), "status" => status.to_string())
+            .increment(1);
+            histogram!("sluicegate_http_request_seconds", "method" => method, "route" => route)
+                .record(took.as_secs_f64());
+        });
+    }
+}
+
+/// Group commits of the store.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    size: Histogram,
+    seconds: Histogram,
+    failures: Counter,
+}
+
+impl StoreMetrics {
+    /// Runs a commit of `mutations` changes, taking its time and noting whether it failed.
+    pub fn time_commit<T, E>(&self, mutations: usize, commit: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let start = Instant::now();
+        let result = commit();
+        match &result {
+            Ok(_) => {
+                self.size.record(mutations as f64);
+                self.seconds.record(start.elapsed().as_secs_f64());
+            }
+            Err(_) => self.failures.increment(1),
+        }
+        result
+    }
+}
+
+/// What happens on the way to one ledger.
+#[derive(Clone)]
+pub struct LaneMetrics {
+    /// Transactions accepted.
+    pub accepted: Counter,
+    /// Repeats of an accepted request, recognised by their idempotency key.
+    pub repeated: Counter,
+    /// Submissions sent for the first time.
+    pub submissions: Counter,
+    /// Submissions sent again, byte for byte.
+    pub resends: Counter,
+    /// Submissions that the ledger called invalid because of a conflict.
+    pub conflicts: Counter,
+    /// Transactions left to a person.
+    pub parked: Counter,
+    /// Transactions not settled.
+    pub backlog: Gauge,
+    /// Submissions whose outcome is awaited.
+    pub in_flight: Gauge,
+    /// 1 while the ledger answers, else 0.
+    pub available: Gauge,
+    /// From sending to the ledger's verdict.
+    pub commit_latency: Histogram,
+    /// From acceptance to done or failed.
+    pub end_to_end: Histogram,
+    recorder: Arc<PrometheusRecorder>,
+    ledger: String,
+}
+
+impl LaneMetrics {
+    /// Counts a settled transaction: `outcome` is `done` or a failure code.
+    pub fn settled(&self, outcome: &'static str) {
+        self.count("sluicegate_settled_total", "outcome", outcome);
+    }
+
+    /// Counts another try: `reason` is `conflict`, `outage` or `lease_lost`.
+    pub fn retried(&self, reason: &'static str) {
+        self.count("sluicegate_retries_total", "reason", reason);
+    }
+
+    fn count(&self, name: &'static str, label: &'static str, value: &'static str) {
+        with_local_recorder(&*self.recorder, || {
+            counter!(name, "ledger" => self.ledger.clone(), label => value).increment(1);
+        });
+    }
+}

@@ -1,0 +1,22 @@
+//! What the process says about itself: logs and metrics.
+
+pub mod metrics;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Sends logs at `level` (a level, or `tracing` filter directives) to standard error.
+///
+/// # Errors
+/// If `level` cannot be parsed, or logging was set up already.
+pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(level)?)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Pretty => logs.with_target(false).try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    }
+    .map_err(|error| anyhow::anyhow!("start logging: {error}"))
+}

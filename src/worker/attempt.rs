@@ -1,0 +1,207 @@
+//! One batch on its way out: claim, prepare, store, submit; or, for what may have been sent already, check.
+//!
+//! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
+//! then stands in the last stored state, from which the next delivery goes on.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::Lane;
+use super::in_flight::Slot;
+use crate::domain::{
+    Cause, Decision, Event, IllegalTransition, Lease, Outcome, Prepared, RetrySettings, State, Timestamp,
+    Transaction,
+};
+use crate::ledger::{PrepareError, SubmitError};
+use crate::queue::Delivery;
+use crate::store::{Change, StoreError};
+
+/// A ledger that cannot deduplicate is asked for this long before a person has to decide.
+const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Lane {
+    /// Brings a batch as far as the ledger. Holds one of `slots` for each until its outcome.
+    pub(super) async fn work_off(self: Arc<Self>, batch: Vec<Delivery>, slots: Vec<Slot>) {
+        if let Err(error) = self.try_work_off(batch, slots).await {
+            tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for the store");
+            self.gate.store_failed();
+        }
+    }
+
+    async fn try_work_off(&self, batch: Vec<Delivery>, mut slots: Vec<Slot>) -> Result<(), StoreError> {
+        let now = self.parts.clock.now();
+        let mut claims = Vec::new();
+        for delivery in &batch {
+            if let Some(old) = self.parts.store.get(delivery.id).await?
+                && let Some(new) = self.claim(&old, now)
+            {
+                claims.push(Change { old, new });
+            }
+        }
+        let claimed = self.store_changes(claims).await?;
+        // Stored: from here on leases and checks bring them back, not the queue.
+        batch.into_iter().for_each(Delivery::ack);
+
+        let (mut fresh, mut checks) = (Vec::new(), Vec::new());
+        for tx in claimed {
+            match &tx.state {
+                State::Preparing { .. } => fresh.push(tx),
+                State::Submitted { .. } => checks.push(tx),
+                State::Pending { .. } | State::Parked { .. } | State::Done { .. } | State::Failed { .. } => {}
+            }
+        }
+        let rest = slots.split_off(fresh.len());
+        tokio::try_join!(self.attempt(fresh, slots), self.check(checks, rest))?;
+        Ok(())
+    }
+
+    /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
+    fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
+        let settings = &self.parts.settings;
+        if old.state.due().is_none_or(|due| due > now) {
+            return None;
+        }
+        let begin = |tx: &Transaction| {
+            if tx.expires_at().is_some_and(|deadline| deadline <= now) {
+                return tx.apply(Event::Expired, now);
+            }
+            let lease = Lease {
+                owner: self.owner.clone(),
+                until: now.plus(settings.lease),
+            };
+            tx.apply(Event::Claimed { lease }, now)
+        };
+        let next = match &old.state {
+            State::Pending { .. } => begin(old),
+            State::Preparing { .. } => {
+                self.parts.metrics.retried("lease_lost");
+                old.apply(Event::LeaseLost { due_at: now }, now)
+                    .and_then(|tx| begin(&tx))
+            }
+            State::Submitted { .. } => old.apply(
+                Event::CheckClaimed {
+                    check_at: now.plus(settings.check_after),
+                },
+                now,
+            ),
+            State::Parked { .. } | State::Done { .. } | State::Failed { .. } => return None,
+        };
+        self.legal(next)
+    }
+
+    /// Prepares, stores what was prepared, and only then sends it.
+    async fn attempt(&self, fresh: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
+        let events = join_all(fresh.iter().map(|tx| async {
+            match self.parts.ledger.prepare(&tx.request).await {
+                Ok(sent) => {
+                    let check_at = self.parts.clock.now().plus(self.parts.settings.check_after);
+                    Event::Prepared { sent, check_at }
+                }
+                Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
+                Err(PrepareError::Unavailable(cause)) => {
+                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                    let retry_at = self.retry_at(&self.parts.retry.outage, tx.outages + 1);
+                    Event::Unavailable { cause, retry_at }
+                }
+            }
+        }))
+        .await;
+        let now = self.parts.clock.now();
+        let changes = fresh.into_iter().zip(events).filter_map(|(old, event)| {
+            let new = self.legal(old.apply(event, now))?;
+            Some(Change { old, new })
+        });
+        let stored = self.store_changes(changes.collect()).await?;
+        let mut sends = Vec::new();
+        for (tx, slot) in stored.into_iter().zip(slots) {
+            if let State::Submitted { sent, .. } = &tx.state {
+                let sent = sent.clone();
+                self.in_flight.expect(tx, slot);
+                sends.push(sent);
+            }
+        }
+        self.parts.metrics.submissions.increment(sends.len() as u64);
+        self.submit(sends).await
+    }
+
+    /// Asks the ledger about submissions of which nothing was heard.
+    async fn check(&self, checks: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
+        let outcomes = join_all(checks.iter().map(|tx| async {
+            match tx.state.sent() {
+                Some(sent) => self.parts.ledger.lookup(&sent.tx_id).await,
+                None => Outcome::Unknown(Cause::new("NOT_SENT", "nothing was sent")),
+            }
+        }))
+        .await;
+        let (mut settled, mut parked, mut resends) = (Vec::new(), Vec::new(), Vec::new());
+        let now = self.parts.clock.now();
+        for ((tx, outcome), slot) in checks.into_iter().zip(outcomes).zip(slots) {
+            let Some(sent) = tx.state.sent().cloned() else {
+                continue;
+            };
+            match outcome {
+                Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
+                Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
+                    self.in_flight.expect(tx, slot);
+                    resends.push(sent);
+                }
+                Outcome::Unknown(cause) => {
+                    let first_sent = tx.history.last().and_then(|attempt| attempt.sent_at);
+                    if first_sent.is_none_or(|at| now.since(at) >= PARK_AFTER)
+                        && let Some(new) = self.legal(tx.apply(Event::Unresolvable { cause }, now))
+                    {
+                        parked.push(Change { old: tx, new });
+                    }
+                }
+                verdict @ (Outcome::Committed(_) | Outcome::Conflict(_) | Outcome::Rejected(_)) => {
+                    settled.push((tx, verdict));
+                }
+            }
+        }
+        self.settle(settled).await?;
+        self.store_changes(parked).await?;
+        self.parts.metrics.resends.increment(resends.len() as u64);
+        self.submit(resends).await
+    }
+
+    /// Sends stored bytes whose outcomes are already awaited.
+    async fn submit(&self, sends: Vec<Prepared>) -> Result<(), StoreError> {
+        let results = join_all(sends.iter().map(|sent| self.parts.ledger.submit(sent))).await;
+        let mut rejected = Vec::new();
+        for (sent, result) in sends.iter().zip(results) {
+            match result {
+                Ok(()) => {}
+                Err(SubmitError::Rejected(cause)) => {
+                    rejected.extend(
+                        self.in_flight
+                            .take(&sent.tx_id)
+                            .map(|tx| (tx, Outcome::Rejected(cause))),
+                    );
+                }
+                // The check falls due: the ledger is asked, and the same bytes go out again if need be.
+                Err(SubmitError::Unavailable(cause)) => {
+                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                }
+                Err(SubmitError::Unknown(cause)) => {
+                    tracing::debug!(tx.ledger_id = %sent.tx_id, %cause, "sent, perhaps");
+                }
+            }
+        }
+        self.settle(rejected).await
+    }
+
+    /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up.
+    pub(super) fn retry_at(&self, budget: &RetrySettings, tries: u32) -> Option<Timestamp> {
+        match budget.decide(tries, rand::random()) {
+            Decision::Retry(delay) => Some(self.parts.clock.now().plus(delay)),
+            Decision::GiveUp => None,
+        }
+    }
+
+    /// An illegal move is a defect of this module: it is reported and not made.
+    pub(super) fn legal(&self, next: Result<Transaction, IllegalTransition>) -> Option<Transaction> {
+        next.inspect_err(|error| tracing::error!(ledger = %self.parts.name, %error, "illegal move"))
+            .ok()
+    }
+}

@@ -1,0 +1,62 @@
+//! The rate limit of a ledger (I6): a token bucket, one token for each submission, resends included.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota};
+
+/// Lets through `rate_per_second` submissions a second, and `burst` at once after a quiet while.
+pub(crate) struct RateLimiter(DefaultDirectRateLimiter);
+
+impl RateLimiter {
+    /// A bucket that starts empty, so that a process that is restarted again and again does not get a
+    /// fresh burst each time.
+    pub(crate) fn new(rate_per_second: f64, burst: NonZeroU32) -> Self {
+        let period = Duration::from_secs_f64(1.0 / rate_per_second).max(Duration::from_nanos(1));
+        let quota = Quota::with_period(period)
+            .unwrap_or(Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(burst);
+        let limiter = DefaultDirectRateLimiter::direct(quota);
+        while limiter.check().is_ok() {}
+        Self(limiter)
+    }
+
+    /// Waits until at least one token is there and takes what is there, at most `max`. Cancel safe: tokens
+    /// are taken only when it returns.
+    pub(crate) async fn take(&self, max: usize) -> usize {
+        loop {
+            match self.0.check() {
+                Ok(()) => break,
+                Err(early) => tokio::time::sleep(early.wait_time_from(DefaultClock::default().now())).await,
+            }
+        }
+        1 + (1..max).take_while(|_| self.0.check().is_ok()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn i6_never_more_than_rate_times_time_plus_burst() {
+        let limiter = RateLimiter::new(2_000.0, NonZeroU32::new(20).expect("not zero"));
+        let start = Instant::now();
+        let mut taken = 0;
+        while start.elapsed() < Duration::from_millis(300) {
+            taken += limiter.take(50).await;
+            let allowed = 2_000.0 * start.elapsed().as_secs_f64() + 20.0;
+            assert!(taken as f64 <= allowed, "{taken} taken, {allowed} allowed");
+        }
+        assert!(taken >= 20, "it does let submissions through");
+    }
+
+    #[tokio::test]
+    async fn a_new_bucket_holds_no_burst() {
+        let limiter = RateLimiter::new(0.5, NonZeroU32::new(10).expect("not zero"));
+        assert!(futures_util::poll!(std::pin::pin!(limiter.take(1))).is_pending());
+    }
+}

@@ -1,0 +1,204 @@
+//! The lane of one ledger: takes due transactions, and brings each to its end.
+//!
+//! ```text
+//! queue -> slot -> permit -> claim -> prepare -> store -> submit -> (outcome) -> store -> tell
+//!          mod.rs            attempt.rs                             settle.rs
+//! ```
+//!
+//! - Before anything is sent, the bytes and the ledger's identifier are stored (I2).
+//! - A slot is held from the claim to the outcome, so `max_in_flight` bounds memory and load (I7); a
+//!   transaction in backoff holds none.
+//! - A permit is taken for everything that may send (I6).
+//! - A crash leaves records in `Preparing` (the lease runs out: nothing was sent) or `Submitted` (the check
+//!   falls due: the ledger is asked, and the same bytes sent again if it has not seen them). The store's due
+//!   mark brings both back to this lane.
+
+mod attempt;
+mod gate;
+mod in_flight;
+mod limiter;
+mod settle;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::gate::Gate;
+use self::in_flight::InFlight;
+use self::limiter::RateLimiter;
+use crate::clock::Clock;
+use crate::config::WorkerSettings;
+use crate::domain::{Cause, LedgerName, RetryPolicy};
+use crate::ledger::LedgerBackend;
+use crate::notify::StatusHub;
+use crate::queue::{Consumer, Delivery, QueueError, WorkQueue};
+use crate::store::TransactionStore;
+use crate::telemetry::metrics::LaneMetrics;
+
+const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Everything a lane works with.
+pub struct LaneParts {
+    /// The ledger's name.
+    pub name: LedgerName,
+    /// The ledger.
+    pub ledger: Arc<dyn LedgerBackend>,
+    /// The truth.
+    pub store: Arc<dyn TransactionStore>,
+    /// Where due ids come from.
+    pub queue: Arc<dyn WorkQueue>,
+    /// Who is told of changes.
+    pub hub: Arc<StatusHub>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Rate, batches and bounds.
+    pub settings: WorkerSettings,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// What to count.
+    pub metrics: LaneMetrics,
+    /// Owns the tasks that the lane starts.
+    pub tasks: TaskTracker,
+}
+
+/// The worker of one ledger.
+pub struct Lane {
+    parts: LaneParts,
+    /// Names this worker in leases.
+    owner: String,
+    limiter: RateLimiter,
+    gate: Gate,
+    slots: Arc<Semaphore>,
+    in_flight: InFlight,
+}
+
+impl Lane {
+    /// A lane that does nothing until [`run`](Self::run).
+    pub fn new(parts: LaneParts) -> Self {
+        Self {
+            owner: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple()),
+            limiter: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
+            gate: Gate::default(),
+            slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
+            in_flight: InFlight::default(),
+            parts,
+        }
+    }
+
+    /// Works until `stop`, then waits for what is in flight, at most `drain` long. What is not settled by
+    /// then is stored and goes on at the next start.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, drain: Duration) {
+        // Subscribed before anything is sent, so no outcome is missed.
+        let outcomes = self.parts.ledger.outcomes();
+        let drained = CancellationToken::new();
+        let settling = self
+            .parts
+            .tasks
+            .spawn(Arc::clone(&self).settle_outcomes(outcomes, drained.clone()));
+        let mut carried = VecDeque::new();
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                result = self.consume(&mut carried) => if let Err(error) = result {
+                    tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for its queue");
+                    self.parts.clock.sleep(QUEUE_PAUSE).await;
+                },
+            }
+        }
+        drop(carried);
+        let all = self.parts.settings.max_in_flight.get();
+        if tokio::time::timeout(drain, self.slots.acquire_many(all))
+            .await
+            .is_err()
+        {
+            tracing::info!(
+                ledger = %self.parts.name,
+                in_flight = self.in_flight(),
+                "stopped with submissions in flight; the next start asks the ledger about them"
+            );
+        }
+        drained.cancel();
+        if let Err(error) = settling.await {
+            tracing::error!(ledger = %self.parts.name, %error, "settling outcomes ended badly");
+        }
+    }
+
+    /// Consumes until the queue fails. Cancel safe: what was delivered and not yet begun is in `carried`.
+    async fn consume(self: &Arc<Self>, carried: &mut VecDeque<Delivery>) -> Result<(), QueueError> {
+        let parts = &self.parts;
+        let mut consumer = parts.queue.consume(&parts.name).await?;
+        loop {
+            self.gate.pass(parts.name.as_str(), &*parts.ledger).await;
+            if carried.is_empty() {
+                self.fill(&mut *consumer, carried).await?;
+            }
+            let Ok(slot) = self.slots.clone().acquire_owned().await else {
+                return Ok(());
+            };
+            let wanted = carried.len().min(1 + self.slots.available_permits());
+            let granted = self.limiter.take(wanted).await;
+            // Only this loop takes slots, so what was available still is.
+            let more = (1..granted).map_while(|_| self.slots.clone().try_acquire_owned().ok());
+            let slots: Vec<_> = std::iter::once(slot).chain(more).collect();
+            let batch: Vec<_> = carried.drain(..slots.len()).collect();
+            parts.tasks.spawn(Arc::clone(self).work_off(batch, slots));
+        }
+    }
+
+    /// Waits for a batch: what is there, and if the lane is busy anyway, what comes within
+    /// `batch_timeout`. An idle lane does not wait: there is nothing to share a commit with.
+    async fn fill(
+        &self,
+        consumer: &mut dyn Consumer,
+        batch: &mut VecDeque<Delivery>,
+    ) -> Result<(), QueueError> {
+        let settings = &self.parts.settings;
+        let size = settings.batch_size.get() as usize;
+        batch.extend(consumer.next(size).await?);
+        if self.in_flight() == 0 {
+            return Ok(());
+        }
+        let closes = tokio::time::Instant::now() + settings.batch_timeout;
+        while batch.len() < size {
+            match tokio::time::timeout_at(closes, consumer.next(size - batch.len())).await {
+                Ok(more) => batch.extend(more?),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger's name.
+    pub fn name(&self) -> &LedgerName {
+        &self.parts.name
+    }
+
+    /// The ledger, for checks and queries that are not queued.
+    pub fn ledger(&self) -> &dyn LedgerBackend {
+        &*self.parts.ledger
+    }
+
+    /// Rate, batches and bounds.
+    pub fn settings(&self) -> &WorkerSettings {
+        &self.parts.settings
+    }
+
+    /// What this lane counts.
+    pub fn metrics(&self) -> &LaneMetrics {
+        &self.parts.metrics
+    }
+
+    /// Transactions from claim to outcome.
+    pub fn in_flight(&self) -> usize {
+        self.parts.settings.max_in_flight.get() as usize - self.slots.available_permits()
+    }
+
+    /// Why the ledger is unavailable, if it is.
+    pub fn outage(&self) -> Option<Cause> {
+        self.gate.outage()
+    }
+}
