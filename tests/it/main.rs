@@ -1,0 +1,3 @@
+//! Integration tests: one binary, many themes.
+
+mod crash;
