@@ -40,7 +40,10 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let app = app::build(settings).await?;
-    print::line(greeting(app.address(), &summary))?;
+    // Whoever started it may not read along; that is no reason not to serve.
+    if let Err(error) = print::line(greeting(app.address(), &summary)) {
+        tracing::debug!(%error, "nobody reads the greeting");
+    }
     app.run(async move {
         tokio::select! {
             _ = terminate.recv() => {}
