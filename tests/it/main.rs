@@ -1,3 +1,4 @@
 //! Integration tests: one binary, many themes.
 
 mod crash;
+mod worker;

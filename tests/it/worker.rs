@@ -1,0 +1,406 @@
+//! The lane against a ledger that does what a test tells it to: each outcome, each doubt, each outage.
+//!
+//! The ledger counts what took effect by identifier, so "at most once" (I2) is checked where it matters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use serde_json::value::RawValue;
+use sluicegate::app::{self, App};
+use sluicegate::clock::{Clock, ManualClock, SystemClock};
+use sluicegate::config::Settings;
+use sluicegate::domain::{
+    AttemptOutcome, Cause, FailureCode, LedgerName, LedgerTxId, Outcome, Prepared, Receipt, Request, State,
+    Transaction, TransactionId,
+};
+use sluicegate::gateway::Gateway;
+use sluicegate::ledger::{
+    LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable,
+};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
+
+/// What the ledger does with one submission.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// Takes effect; the outcome is told.
+    Commit,
+    /// Takes effect; nobody is told.
+    CommitSilently,
+    /// Takes effect, but the reply to `submit` is lost and nobody is told.
+    CommitAndLoseReply,
+    /// The reply is lost, and so is the submission.
+    LoseAll,
+    Conflict,
+    Reject,
+    /// Refuses the connection: certainly nothing sent.
+    Refuse,
+}
+
+/// A ledger that follows a script; when that is at its end, it commits.
+struct Scripted {
+    script: Mutex<VecDeque<Act>>,
+    deduplicates: bool,
+    down: AtomicBool,
+    prepared: AtomicUsize,
+    probes: AtomicUsize,
+    /// Every `submit`, with its moment.
+    sent: Mutex<Vec<(LedgerTxId, Instant)>>,
+    effects: Mutex<BTreeMap<LedgerTxId, usize>>,
+    verdicts: Mutex<BTreeMap<LedgerTxId, Outcome>>,
+    outcomes: broadcast::Sender<(LedgerTxId, Outcome)>,
+}
+
+impl Scripted {
+    fn new(script: &[Act], deduplicates: bool) -> Arc<Self> {
+        Arc::new(Self {
+            script: Mutex::new(script.iter().copied().collect()),
+            deduplicates,
+            down: AtomicBool::new(false),
+            prepared: AtomicUsize::new(0),
+            probes: AtomicUsize::new(0),
+            sent: Mutex::default(),
+            effects: Mutex::default(),
+            verdicts: Mutex::default(),
+            outcomes: broadcast::Sender::new(1_024),
+        })
+    }
+
+    fn sends(&self) -> Vec<LedgerTxId> {
+        self.sent.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    fn effects(&self) -> usize {
+        self.effects.lock().unwrap().values().sum()
+    }
+}
+
+fn cause(code: &str) -> Cause {
+    Cause::new(code, "as the script says")
+}
+
+#[async_trait]
+impl LedgerBackend for Scripted {
+    fn kind(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn check(&self, _: &Request) -> Result<(), Unacceptable> {
+        Ok(())
+    }
+
+    fn deduplicates(&self) -> bool {
+        self.deduplicates
+    }
+
+    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(PrepareError::Unavailable(cause("DOWN")));
+        }
+        if request.function == "Nonsense" {
+            return Err(PrepareError::Rejected(cause("BUSINESS_ERROR")));
+        }
+        let number = self.prepared.fetch_add(1, Ordering::SeqCst);
+        let tx_id = LedgerTxId(format!("tx-{number}-{}", TransactionId::new()));
+        Ok(Prepared { tx_id, envelope: "signed".into(), response: None })
+    }
+
+    async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
+        let id = prepared.tx_id.clone();
+        self.sent.lock().unwrap().push((id.clone(), Instant::now()));
+        if self.deduplicates && self.effects.lock().unwrap().contains_key(&id) {
+            return Ok(());
+        }
+        let act = self.script.lock().unwrap().pop_front().unwrap_or(Act::Commit);
+        let (verdict, told) = match act {
+            Act::Commit => (self.commit(&id), true),
+            Act::CommitSilently | Act::CommitAndLoseReply => (self.commit(&id), false),
+            Act::Conflict => (Outcome::Conflict(cause("MVCC_READ_CONFLICT")), true),
+            Act::Reject => (Outcome::Rejected(cause("ENDORSEMENT_POLICY_FAILURE")), true),
+            Act::LoseAll => return Err(SubmitError::Unknown(cause("TIMEOUT"))),
+            Act::Refuse => return Err(SubmitError::Unavailable(cause("REFUSED"))),
+        };
+        self.verdicts.lock().unwrap().insert(id.clone(), verdict.clone());
+        if told {
+            let _nobody = self.outcomes.send((id, verdict));
+        }
+        match act {
+            Act::CommitAndLoseReply => Err(SubmitError::Unknown(cause("TIMEOUT"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn outcomes(&self) -> Outcomes {
+        let stream = BroadcastStream::new(self.outcomes.subscribe());
+        Box::pin(stream.filter_map(async |outcome| Some(vec![outcome.ok()?])))
+    }
+
+    async fn lookup(&self, id: &LedgerTxId) -> Outcome {
+        let known = self.verdicts.lock().unwrap().get(id).cloned();
+        known.unwrap_or(Outcome::Unknown(cause("NOT_FOUND")))
+    }
+
+    async fn query(&self, _: &Query) -> Result<Box<RawValue>, QueryError> {
+        Err(QueryError::Rejected(cause("NO_QUERIES")))
+    }
+
+    async fn probe(&self) -> Result<(), Cause> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) { Err(cause("DOWN")) } else { Ok(()) }
+    }
+}
+
+impl Scripted {
+    fn commit(&self, id: &LedgerTxId) -> Outcome {
+        *self.effects.lock().unwrap().entry(id.clone()).or_default() += 1;
+        Outcome::Committed(Receipt { tx_id: id.clone(), block: 1, result: None })
+    }
+}
+
+/// A gateway whose only ledger is scripted.
+struct Lab {
+    gateway: Arc<Gateway>,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+    folder: tempfile::TempDir,
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.http.listen.set_port(0);
+    settings.shutdown.drain = Duration::from_millis(100);
+    let main = settings.ledgers.get_mut("main").expect("main");
+    main.worker.rate_per_second = 10_000.0;
+    main.worker.check_after = Duration::from_millis(50);
+    main.worker.lease = Duration::from_millis(200);
+    main.retry.conflict.min = Duration::from_millis(1);
+    main.retry.conflict.max = Duration::from_millis(5);
+    main.retry.outage.min = Duration::from_millis(1);
+    main.retry.outage.max = Duration::from_millis(5);
+    settings
+}
+
+impl Lab {
+    async fn start(ledger: &Arc<Scripted>, settings: Settings) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self::reopen(ledger, settings, folder, Arc::new(SystemClock)).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test's own task")]
+    async fn reopen(
+        ledger: &Arc<Scripted>,
+        mut settings: Settings,
+        folder: tempfile::TempDir,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        settings.store.path = folder.path().to_owned();
+        let backend: Arc<dyn LedgerBackend> = ledger.clone();
+        let app: App =
+            app::build_with(settings, clock, &|_| Some(backend.clone())).await.expect("builds");
+        let gateway = app.gateway().clone();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        Self { gateway, stop, running, folder }
+    }
+
+    async fn accept(&self, function: &str) -> TransactionId {
+        let request = Request {
+            ledger: LedgerName::new("main").expect("valid"),
+            contract: "any".into(),
+            function: function.into(),
+            args: Vec::new(),
+            transient: BTreeMap::new(),
+            conflict_keys: Vec::new(),
+            expires_in_seconds: None,
+            metadata: BTreeMap::new(),
+        };
+        self.gateway.accept(request, None).await.expect("accepts").transaction.id
+    }
+
+    async fn settled(&self, id: TransactionId) -> Transaction {
+        let tx = self.gateway.wait(id, Duration::from_secs(20)).await.expect("reads").expect("is there");
+        assert!(tx.is_settled(), "I3: still {:?}", tx.state);
+        tx
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.cancel();
+        self.running.await.expect("no panic").expect("ends well");
+        self.folder
+    }
+}
+
+fn endings(tx: &Transaction) -> Vec<AttemptOutcome> {
+    tx.history.iter().filter_map(|attempt| Some(attempt.ending.as_ref()?.outcome)).collect()
+}
+
+#[tokio::test]
+async fn i2_a_lost_reply_is_looked_up_and_not_repeated() {
+    for act in [Act::CommitAndLoseReply, Act::CommitSilently] {
+        let ledger = Scripted::new(&[act], true);
+        let lab = Lab::start(&ledger, settings()).await;
+        let tx = lab.settled(lab.accept("Pay").await).await;
+        assert!(matches!(tx.state, State::Done { .. }), "{act:?}: {:?}", tx.state);
+        assert_eq!((ledger.effects(), tx.attempts), (1, 1), "{act:?}");
+        lab.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn i2_what_got_lost_is_sent_again_byte_for_byte() {
+    for act in [Act::LoseAll, Act::Refuse] {
+        let ledger = Scripted::new(&[act, act, Act::Commit], true);
+        let lab = Lab::start(&ledger, settings()).await;
+        let tx = lab.settled(lab.accept("Pay").await).await;
+        assert!(matches!(tx.state, State::Done { .. }), "{act:?}");
+        let sends = ledger.sends();
+        assert_eq!(sends.len(), 3, "{act:?}");
+        assert!(sends.iter().all(|id| *id == sends[0]), "{act:?}: a fresh submission was made without evidence");
+        assert_eq!(ledger.prepared.load(Ordering::SeqCst), 1, "{act:?}");
+        lab.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_makes_a_fresh_attempt_until_the_budget_ends() {
+    let ledger = Scripted::new(&[Act::Conflict, Act::Conflict, Act::Commit], true);
+    let lab = Lab::start(&ledger, settings()).await;
+    let tx = lab.settled(lab.accept("Pay").await).await;
+    assert_eq!(endings(&tx), [AttemptOutcome::Conflict, AttemptOutcome::Conflict, AttemptOutcome::Committed]);
+    let mut ids = ledger.sends();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each attempt has an identifier of its own");
+    lab.stop().await;
+
+    let ledger = Scripted::new(&[Act::Conflict; 9], true);
+    let mut limited = settings();
+    limited.ledgers.get_mut("main").expect("main").retry.conflict.max_attempts = NonZeroU32::new(3);
+    let lab = Lab::start(&ledger, limited).await;
+    let tx = lab.settled(lab.accept("Pay").await).await;
+    let State::Failed { failure } = &tx.state else { panic!("{:?}", tx.state) };
+    assert_eq!((failure.code, tx.attempts), (FailureCode::ConflictsExhausted, 3));
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_fail_at_once_wherever_they_come_from() {
+    let ledger = Scripted::new(&[Act::Reject], true);
+    let lab = Lab::start(&ledger, settings()).await;
+    for function in ["Pay", "Nonsense"] {
+        let tx = lab.settled(lab.accept(function).await).await;
+        let State::Failed { failure } = &tx.state else { panic!("{:?}", tx.state) };
+        assert_eq!((failure.code, tx.attempts), (FailureCode::Rejected, 1), "{function}");
+    }
+    assert_eq!(ledger.sends().len(), 1, "what is refused while preparing is never sent");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_costs_probes_and_not_tries() {
+    let ledger = Scripted::new(&[], true);
+    ledger.down.store(true, Ordering::SeqCst);
+    let lab = Lab::start(&ledger, settings()).await;
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        ids.push(lab.accept("Pay").await);
+    }
+    let patience = Instant::now() + Duration::from_secs(20);
+    while ledger.probes.load(Ordering::SeqCst) < 3 {
+        assert!(Instant::now() < patience, "the lane does not probe");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(lab.gateway.lanes()[0].outage.is_some());
+    ledger.down.store(false, Ordering::SeqCst);
+    let mut tried = 0;
+    for id in ids {
+        let tx = lab.settled(id).await;
+        assert!(matches!(tx.state, State::Done { .. }));
+        assert_eq!(tx.conflicts, 0, "an outage spends no conflict budget");
+        tried += tx.outages;
+    }
+    assert!(tried <= 100, "{tried} tries were spent on a ledger known to be down");
+    assert_eq!(ledger.effects(), 200);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn i3_what_nobody_can_tell_is_parked_and_never_failed() {
+    let ledger = Scripted::new(&[Act::LoseAll], false);
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let folder = tempfile::tempdir().expect("folder");
+    let lab = Lab::reopen(&ledger, settings(), folder, clock.clone()).await;
+    let id = lab.accept("Pay").await;
+    let patience = Instant::now() + Duration::from_secs(20);
+    let tx = loop {
+        let tx = lab.gateway.get(id).await.expect("reads").expect("is there");
+        if matches!(tx.state, State::Parked { .. }) {
+            break tx;
+        }
+        assert!(Instant::now() < patience, "never parked: {:?}", tx.state);
+        clock.advance(Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert!(!tx.is_settled());
+    assert_eq!(ledger.sends().len(), 1, "a ledger that does not deduplicate is not sent anything twice");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn i2_a_restart_with_submissions_in_flight_asks_before_it_sends() {
+    let ledger = Scripted::new(&[Act::CommitSilently; 20], true);
+    let mut slow = settings();
+    slow.ledgers.get_mut("main").expect("main").worker.check_after = Duration::from_secs(1);
+    let lab = Lab::start(&ledger, slow).await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(lab.accept("Pay").await);
+    }
+    let patience = Instant::now() + Duration::from_secs(20);
+    while ledger.sends().len() < 20 {
+        assert!(Instant::now() < patience, "not all were sent");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let folder = lab.stop().await;
+    let lab = Lab::reopen(&ledger, settings(), folder, Arc::new(SystemClock)).await;
+    for id in ids {
+        assert!(matches!(lab.settled(id).await.state, State::Done { .. }));
+    }
+    assert_eq!((ledger.effects(), ledger.prepared.load(Ordering::SeqCst)), (20, 20));
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
+    let script: Vec<Act> = (0..150).map(|n| [Act::Conflict, Act::LoseAll, Act::Commit][n % 3]).collect();
+    let ledger = Scripted::new(&script, true);
+    let mut limited = settings();
+    let worker = &mut limited.ledgers.get_mut("main").expect("main").worker;
+    (worker.rate_per_second, worker.burst) = (200.0, NonZeroU32::new(10).expect("not zero"));
+    let lab = Lab::start(&ledger, limited).await;
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        ids.push(lab.accept("Pay").await);
+    }
+    for id in ids {
+        lab.settled(id).await;
+    }
+    let moments: Vec<Instant> = ledger.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
+    assert!(moments.len() > 100, "there were retries and resends");
+    // A permit is taken before the claim and prepare steps, so two sends may move together by the time that
+    // those take; the allowance is for that, not for the limiter, which has an exact test of its own.
+    let slack = 10.0;
+    for (first, start) in moments.iter().enumerate() {
+        for (last, end) in moments.iter().enumerate().skip(first) {
+            let allowed = 200.0 * (*end - *start).as_secs_f64() + 10.0 + slack;
+            let sent = (last - first + 1) as f64;
+            assert!(sent <= allowed, "{sent} sent in {:?}, {allowed:.1} allowed", *end - *start);
+        }
+    }
+    lab.stop().await;
+}
