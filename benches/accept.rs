@@ -37,12 +37,16 @@ async fn noop() {
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     println!("listens on {}", listener.local_addr().expect("address"));
-    axum::serve(listener, Router::new().route("/v1/transactions", route)).await.expect("serves");
+    axum::serve(listener, Router::new().route("/v1/transactions", route))
+        .await
+        .expect("serves");
 }
 
 async fn compare(connections: u64) {
     let mut results: Vec<(&str, Vec<Load>)> =
-        ["no-op axum", "redb", "redb, with key", "sled", "sled, with key"].map(|name| (name, Vec::new())).into();
+        ["no-op axum", "redb", "redb, with key", "sled", "sled, with key"]
+            .map(|name| (name, Vec::new()))
+            .into();
     for _ in 0..ROUNDS {
         for (name, loads) in &mut results {
             let folder = tempfile::tempdir().expect("folder");
@@ -54,19 +58,41 @@ async fn compare(connections: u64) {
                 }
                 engine => Server::gateway(
                     folder.path(),
-                    &format!("[http]\nlisten = '127.0.0.1:0'\n[store]\nengine = '{engine}'\n[log]\nlevel = 'warn'\n"),
+                    &format!(
+                        "[http]\nlisten = '127.0.0.1:0'\n[store]\nengine = '{engine}'\n[log]\nlevel = 'warn'\n"
+                    ),
                 ),
             };
-            let request = if name.ends_with("key") { post_600_with_key } else { post_600 };
-            load(&server.address, connections, Until::Answers(connections * 20), post_600).await;
+            let request = if name.ends_with("key") {
+                post_600_with_key
+            } else {
+                post_600
+            };
+            load(
+                &server.address,
+                connections,
+                Until::Answers(connections * 20),
+                post_600,
+            )
+            .await;
             loads.push(load(&server.address, connections, Until::Elapsed(RUN), request).await);
         }
     }
-    let noop: Vec<(f64, f64)> = results[0].1.iter().map(|l| (l.per_second, l.p99.as_secs_f64())).collect();
+    let noop: Vec<(f64, f64)> = results[0]
+        .1
+        .iter()
+        .map(|l| (l.per_second, l.p99.as_secs_f64()))
+        .collect();
     for (name, loads) in &results {
         let of = |what: fn(&Load) -> f64| median(loads.iter().map(what).collect());
         let against = |what: fn(&Load, &(f64, f64)) -> f64| {
-            median(loads.iter().zip(&noop).map(|(load, noop)| what(load, noop)).collect())
+            median(
+                loads
+                    .iter()
+                    .zip(&noop)
+                    .map(|(load, noop)| what(load, noop))
+                    .collect(),
+            )
         };
         println!(
             "| {connections} | {name} | {:.0} | {:.2} | {:.2} | {:.2} | {:.1} |",

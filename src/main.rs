@@ -6,6 +6,10 @@ use std::time::Duration;
 use clap::Parser;
 use sluicegate::cli::{self, Cli};
 
+/// Requests allocate on one thread and free on another, which the system's allocator does not like.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Ends the process with 2 and a hint if the command line makes no sense.
     let cli = Cli::parse();

@@ -1,6 +1,12 @@
 //! Shared by the benchmarks: a gateway in a process of its own, and a load generator that costs little.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
-#![allow(missing_docs, unreachable_pub, clippy::expect_used, clippy::disallowed_methods, reason = "a benchmark may panic")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark may panic"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -33,15 +39,28 @@ impl Server {
         let mut greeting = String::new();
         let output = process.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut greeting).expect("greets");
-        let address = greeting.trim().rsplit(['/', ' ']).next().expect("an address").to_owned();
+        let address = greeting
+            .trim()
+            .rsplit(['/', ' '])
+            .next()
+            .expect("an address")
+            .to_owned();
         Self { process, address }
     }
 
     /// Resident memory, MiB.
     pub fn rss_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("reads");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") / 1024
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
+        line.split_whitespace()
+            .nth(1)
+            .expect("a number")
+            .parse::<u64>()
+            .expect("a number")
+            / 1024
     }
 
     /// SIGKILL.
@@ -53,7 +72,11 @@ impl Server {
     pub fn get(&self, path: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(&self.address).expect("connects");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sends");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("sends");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answers");
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
@@ -63,8 +86,11 @@ impl Server {
     /// A gauge or counter of the default ledger.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics");
-        let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name) && !line.starts_with('#'));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0.0)
     }
 }
 
@@ -119,7 +145,9 @@ pub async fn load(address: &str, connections: u64, until: Until, request: fn(u64
                 let sent = Instant::now();
                 stream.write_all(&bytes).await.expect("sends");
                 answer(&mut stream, &mut buffer).await;
-                latencies.record(u64::try_from(sent.elapsed().as_micros()).expect("short")).expect("records");
+                latencies
+                    .record(u64::try_from(sent.elapsed().as_micros()).expect("short"))
+                    .expect("records");
             }
             latencies
         });
@@ -142,9 +170,15 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
     loop {
         let read = stream.read_buf(buffer).await.expect("answers");
         assert!(read > 0, "the server closed the connection");
-        let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else {
+            continue;
+        };
         let head = std::str::from_utf8(&buffer[..end]).expect("ASCII");
-        assert!(head.starts_with("HTTP/1.1 202"), "{}", String::from_utf8_lossy(buffer));
+        assert!(
+            head.starts_with("HTTP/1.1 202"),
+            "{}",
+            String::from_utf8_lossy(buffer)
+        );
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "))
@@ -163,7 +197,10 @@ pub fn post_600(connection: u64, sequence: u64) -> Vec<u8> {
 /// The same with an idempotency key of its own.
 pub fn post_600_with_key(connection: u64, sequence: u64) -> Vec<u8> {
     // The process id tells runs against one store apart.
-    let key = format!("Idempotency-Key: {}-{connection}-{sequence}\r\n", std::process::id());
+    let key = format!(
+        "Idempotency-Key: {}-{connection}-{sequence}\r\n",
+        std::process::id()
+    );
     post(connection, sequence, &key)
 }
 

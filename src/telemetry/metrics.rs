@@ -3,7 +3,8 @@
 //! Handles are made once and passed to those who count, so counting takes no look-up, and two gateways in
 //! one process (tests) do not share numbers. Labels come from bounded sets: ledgers, routes, codes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
@@ -21,6 +22,7 @@ const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 51
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     store: StoreMetrics,
+    requests: Arc<RwLock<RequestHandles>>,
 }
 
 impl Metrics {
@@ -41,6 +43,7 @@ impl Metrics {
         Ok(Self {
             recorder: Arc::new(recorder),
             store,
+            requests: Arc::default(),
         })
     }
 
@@ -81,18 +84,39 @@ impl Metrics {
         })
     }
 
-    /// Counts an answered HTTP request.
+    /// Counts an answered HTTP request. `route` is the pattern of the route, not the path.
     pub fn http_request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
-        with_local_recorder(&*self.recorder, || {
-            let route = route.to_owned();
-            counter!("sluicegate_http_requests_total",
-                "method" => method, "route" => route.clone(), "status" => status.to_string())
-            .increment(1);
-            histogram!("sluicegate_http_request_seconds", "method" => method, "route" => route)
-                .record(took.as_secs_f64());
+        let handles = self.requests.read().unwrap_or_else(PoisonError::into_inner);
+        let known = handles
+            .get(&(method, status))
+            .and_then(|routes| routes.get(route))
+            .cloned();
+        drop(handles);
+        let (count, seconds) = known.unwrap_or_else(|| self.request_handles(method, route, status));
+        count.increment(1);
+        seconds.record(took.as_secs_f64());
+    }
+
+    fn request_handles(&self, method: &'static str, route: &str, status: u16) -> (Counter, Histogram) {
+        let made = with_local_recorder(&*self.recorder, || {
+            let (route, status) = (route.to_owned(), status.to_string());
+            (
+                counter!("sluicegate_http_requests_total",
+                    "method" => method, "route" => route.clone(), "status" => status),
+                histogram!("sluicegate_http_request_seconds", "method" => method, "route" => route),
+            )
         });
+        let mut handles = self.requests.write().unwrap_or_else(PoisonError::into_inner);
+        handles
+            .entry((method, status))
+            .or_default()
+            .insert(route.to_owned(), made.clone());
+        made
     }
 }
+
+/// Handles by method and status, then route.
+type RequestHandles = HashMap<(&'static str, u16), HashMap<String, (Counter, Histogram)>>;
 
 /// Group commits of the store.
 #[derive(Clone)]

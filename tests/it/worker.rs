@@ -73,7 +73,12 @@ impl Scripted {
     }
 
     fn sends(&self) -> Vec<LedgerTxId> {
-        self.sent.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+        self.sent
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     fn effects(&self) -> usize {
@@ -108,7 +113,11 @@ impl LedgerBackend for Scripted {
         }
         let number = self.prepared.fetch_add(1, Ordering::SeqCst);
         let tx_id = LedgerTxId(format!("tx-{number}-{}", TransactionId::new()));
-        Ok(Prepared { tx_id, envelope: "signed".into(), response: None })
+        Ok(Prepared {
+            tx_id,
+            envelope: "signed".into(),
+            response: None,
+        })
     }
 
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
@@ -152,14 +161,22 @@ impl LedgerBackend for Scripted {
 
     async fn probe(&self) -> Result<(), Cause> {
         self.probes.fetch_add(1, Ordering::SeqCst);
-        if self.down.load(Ordering::SeqCst) { Err(cause("DOWN")) } else { Ok(()) }
+        if self.down.load(Ordering::SeqCst) {
+            Err(cause("DOWN"))
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Scripted {
     fn commit(&self, id: &LedgerTxId) -> Outcome {
         *self.effects.lock().unwrap().entry(id.clone()).or_default() += 1;
-        Outcome::Committed(Receipt { tx_id: id.clone(), block: 1, result: None })
+        Outcome::Committed(Receipt {
+            tx_id: id.clone(),
+            block: 1,
+            result: None,
+        })
     }
 }
 
@@ -201,12 +218,18 @@ impl Lab {
     ) -> Self {
         settings.store.path = folder.path().to_owned();
         let backend: Arc<dyn LedgerBackend> = ledger.clone();
-        let app: App =
-            app::build_with(settings, clock, &|_| Some(backend.clone())).await.expect("builds");
+        let app: App = app::build_with(settings, clock, &|_| Some(backend.clone()))
+            .await
+            .expect("builds");
         let gateway = app.gateway().clone();
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
-        Self { gateway, stop, running, folder }
+        Self {
+            gateway,
+            stop,
+            running,
+            folder,
+        }
     }
 
     async fn accept(&self, function: &str) -> TransactionId {
@@ -220,11 +243,21 @@ impl Lab {
             expires_in_seconds: None,
             metadata: BTreeMap::new(),
         };
-        self.gateway.accept(request, None).await.expect("accepts").transaction.id
+        self.gateway
+            .accept(request, None)
+            .await
+            .expect("accepts")
+            .transaction
+            .id
     }
 
     async fn settled(&self, id: TransactionId) -> Transaction {
-        let tx = self.gateway.wait(id, Duration::from_secs(20)).await.expect("reads").expect("is there");
+        let tx = self
+            .gateway
+            .wait(id, Duration::from_secs(20))
+            .await
+            .expect("reads")
+            .expect("is there");
         assert!(tx.is_settled(), "I3: still {:?}", tx.state);
         tx
     }
@@ -237,7 +270,10 @@ impl Lab {
 }
 
 fn endings(tx: &Transaction) -> Vec<AttemptOutcome> {
-    tx.history.iter().filter_map(|attempt| Some(attempt.ending.as_ref()?.outcome)).collect()
+    tx.history
+        .iter()
+        .filter_map(|attempt| Some(attempt.ending.as_ref()?.outcome))
+        .collect()
 }
 
 #[tokio::test]
@@ -261,7 +297,10 @@ async fn i2_what_got_lost_is_sent_again_byte_for_byte() {
         assert!(matches!(tx.state, State::Done { .. }), "{act:?}");
         let sends = ledger.sends();
         assert_eq!(sends.len(), 3, "{act:?}");
-        assert!(sends.iter().all(|id| *id == sends[0]), "{act:?}: a fresh submission was made without evidence");
+        assert!(
+            sends.iter().all(|id| *id == sends[0]),
+            "{act:?}: a fresh submission was made without evidence"
+        );
         assert_eq!(ledger.prepared.load(Ordering::SeqCst), 1, "{act:?}");
         lab.stop().await;
     }
@@ -272,7 +311,14 @@ async fn a_conflict_makes_a_fresh_attempt_until_the_budget_ends() {
     let ledger = Scripted::new(&[Act::Conflict, Act::Conflict, Act::Commit], true);
     let lab = Lab::start(&ledger, settings()).await;
     let tx = lab.settled(lab.accept("Pay").await).await;
-    assert_eq!(endings(&tx), [AttemptOutcome::Conflict, AttemptOutcome::Conflict, AttemptOutcome::Committed]);
+    assert_eq!(
+        endings(&tx),
+        [
+            AttemptOutcome::Conflict,
+            AttemptOutcome::Conflict,
+            AttemptOutcome::Committed
+        ]
+    );
     let mut ids = ledger.sends();
     ids.dedup();
     assert_eq!(ids.len(), 3, "each attempt has an identifier of its own");
@@ -280,10 +326,18 @@ async fn a_conflict_makes_a_fresh_attempt_until_the_budget_ends() {
 
     let ledger = Scripted::new(&[Act::Conflict; 9], true);
     let mut limited = settings();
-    limited.ledgers.get_mut("main").expect("main").retry.conflict.max_attempts = NonZeroU32::new(3);
+    limited
+        .ledgers
+        .get_mut("main")
+        .expect("main")
+        .retry
+        .conflict
+        .max_attempts = NonZeroU32::new(3);
     let lab = Lab::start(&ledger, limited).await;
     let tx = lab.settled(lab.accept("Pay").await).await;
-    let State::Failed { failure } = &tx.state else { panic!("{:?}", tx.state) };
+    let State::Failed { failure } = &tx.state else {
+        panic!("{:?}", tx.state)
+    };
     assert_eq!((failure.code, tx.attempts), (FailureCode::ConflictsExhausted, 3));
     lab.stop().await;
 }
@@ -294,10 +348,20 @@ async fn refusals_fail_at_once_wherever_they_come_from() {
     let lab = Lab::start(&ledger, settings()).await;
     for function in ["Pay", "Nonsense"] {
         let tx = lab.settled(lab.accept(function).await).await;
-        let State::Failed { failure } = &tx.state else { panic!("{:?}", tx.state) };
-        assert_eq!((failure.code, tx.attempts), (FailureCode::Rejected, 1), "{function}");
+        let State::Failed { failure } = &tx.state else {
+            panic!("{:?}", tx.state)
+        };
+        assert_eq!(
+            (failure.code, tx.attempts),
+            (FailureCode::Rejected, 1),
+            "{function}"
+        );
     }
-    assert_eq!(ledger.sends().len(), 1, "what is refused while preparing is never sent");
+    assert_eq!(
+        ledger.sends().len(),
+        1,
+        "what is refused while preparing is never sent"
+    );
     lab.stop().await;
 }
 
@@ -324,7 +388,10 @@ async fn an_outage_costs_probes_and_not_tries() {
         assert_eq!(tx.conflicts, 0, "an outage spends no conflict budget");
         tried += tx.outages;
     }
-    assert!(tried <= 100, "{tried} tries were spent on a ledger known to be down");
+    assert!(
+        tried <= 100,
+        "{tried} tries were spent on a ledger known to be down"
+    );
     assert_eq!(ledger.effects(), 200);
     lab.stop().await;
 }
@@ -347,7 +414,11 @@ async fn i3_what_nobody_can_tell_is_parked_and_never_failed() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
     assert!(!tx.is_settled());
-    assert_eq!(ledger.sends().len(), 1, "a ledger that does not deduplicate is not sent anything twice");
+    assert_eq!(
+        ledger.sends().len(),
+        1,
+        "a ledger that does not deduplicate is not sent anything twice"
+    );
     lab.stop().await;
 }
 
@@ -371,13 +442,18 @@ async fn i2_a_restart_with_submissions_in_flight_asks_before_it_sends() {
     for id in ids {
         assert!(matches!(lab.settled(id).await.state, State::Done { .. }));
     }
-    assert_eq!((ledger.effects(), ledger.prepared.load(Ordering::SeqCst)), (20, 20));
+    assert_eq!(
+        (ledger.effects(), ledger.prepared.load(Ordering::SeqCst)),
+        (20, 20)
+    );
     lab.stop().await;
 }
 
 #[tokio::test]
 async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
-    let script: Vec<Act> = (0..150).map(|n| [Act::Conflict, Act::LoseAll, Act::Commit][n % 3]).collect();
+    let script: Vec<Act> = (0..150)
+        .map(|n| [Act::Conflict, Act::LoseAll, Act::Commit][n % 3])
+        .collect();
     let ledger = Scripted::new(&script, true);
     let mut limited = settings();
     let worker = &mut limited.ledgers.get_mut("main").expect("main").worker;
@@ -399,7 +475,11 @@ async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
         for (last, end) in moments.iter().enumerate().skip(first) {
             let allowed = 200.0 * (*end - *start).as_secs_f64() + 10.0 + slack;
             let sent = (last - first + 1) as f64;
-            assert!(sent <= allowed, "{sent} sent in {:?}, {allowed:.1} allowed", *end - *start);
+            assert!(
+                sent <= allowed,
+                "{sent} sent in {:?}, {allowed:.1} allowed",
+                *end - *start
+            );
         }
     }
     lab.stop().await;

@@ -120,14 +120,24 @@ impl Writer {
         while let Some(first) = commands.blocking_recv() {
             let mut group = Group::default();
             let mut answers = Vec::new();
-            let mut next = Some(first);
-            while let Some(command) = next {
-                let verdicts = self.add(&mut group, command.mutations);
+            let mut take = |command: Command, group: &mut Group| {
+                let verdicts = self.add(group, command.mutations);
                 answers.push((command.reply, verdicts));
-                let full = group.mutations >= MAX_GROUP
-                    || group.batch.bytes() >= MAX_GROUP_BYTES
-                    || group.failed.is_some();
-                next = if full { None } else { commands.try_recv().ok() };
+            };
+            take(first, &mut group);
+            loop {
+                let before = group.mutations;
+                while !group.is_full()
+                    && let Ok(command) = commands.try_recv()
+                {
+                    take(command, &mut group);
+                }
+                // Others are at it: those who are ready to run now may join before the disk is asked. Alone,
+                // or when a turn brings nobody, there is nothing to wait for.
+                if group.mutations <= before.max(1) || group.is_full() {
+                    break;
+                }
+                std::thread::yield_now();
             }
             let committed = self.commit(group);
             for (reply, verdicts) in answers {
@@ -239,6 +249,10 @@ impl Writer {
 }
 
 impl Group {
+    fn is_full(&self) -> bool {
+        self.mutations >= MAX_GROUP || self.batch.bytes() >= MAX_GROUP_BYTES || self.failed.is_some()
+    }
+
     fn add(&mut self, mutation: Mutation) {
         self.mutations += 1;
         if let Expect::New {
