@@ -24,6 +24,9 @@ pub enum KvError {
     /// same call can succeed once the disk is well again.
     #[error("the disk refused: {0}")]
     Disk(String),
+    /// The engine does not try: there is no room, or it failed before and cannot go on. Nothing was written.
+    #[error("{0}")]
+    Refused(String),
     /// Somebody else has the file open.
     #[error("another process has it open")]
     Locked,
@@ -132,6 +135,7 @@ pub trait KvEngine: Send + Sync + 'static {
 
 /// Opens, or creates, the engine `kind` at `path` with about `cache_bytes` of cache. An engine that fails
 /// with [`KvError::Disk`] is closed and opened anew by the next call, so it recovers when the disk does.
+/// (sled cannot be closed after a failed write; it is kept from running into a full disk instead.)
 ///
 /// # Errors
 /// [`KvError`], among them [`KvError::Locked`] if another process has it open.

@@ -58,12 +58,12 @@ async fn sigkill_loses_nothing_and_repeats_nothing_on_sled() {
 }
 
 /// A running gateway and where it listens.
-struct Gateway {
-    process: Child,
-    address: String,
+pub(crate) struct Gateway {
+    pub(crate) process: Child,
+    pub(crate) address: String,
 }
 
-async fn start(folder: &Path) -> Gateway {
+pub(crate) async fn start(folder: &Path) -> Gateway {
     let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
         .arg("serve")
         .current_dir(folder)
@@ -115,7 +115,7 @@ async fn campaign(engine: &str, seed: u64) {
     end(gateway, folder.path()).await;
 }
 
-fn http() -> reqwest::Client {
+pub(crate) fn http() -> reqwest::Client {
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(5));

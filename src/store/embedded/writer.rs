@@ -282,6 +282,8 @@ impl Group {
 pub(super) fn store_error(error: KvError) -> StoreError {
     match error {
         KvError::Damaged(detail) => StoreError::Damaged(detail),
-        KvError::Disk(_) | KvError::Locked => StoreError::Unavailable(error.to_string()),
+        KvError::Disk(_) | KvError::Refused(_) | KvError::Locked => {
+            StoreError::Unavailable(error.to_string())
+        }
     }
 }
