@@ -78,10 +78,10 @@ pub(super) fn run(args: &StoreArgs) -> anyhow::Result<ExitCode> {
                     path.display()
                 ))?;
             }
-            print::line(if report.findings.is_empty() {
-                "there was nothing to mend"
-            } else {
-                "mended"
+            print::line(match (&report.quarantine, report.findings.is_empty()) {
+                (_, true) => "there was nothing to mend",
+                (None, false) => "all is mended",
+                (Some(_), false) => "the rest is mended",
             })?;
             report.quarantine.is_none()
         }

@@ -13,12 +13,12 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use crate::ledger::{Query, QueryError};
 pub use validate::FieldError;
 
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, Status, Transaction, TransactionId};
-use crate::ledger::{Query, QueryError};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::store::{Filter, Inserted, Page, StoreError, TransactionStore};
@@ -37,12 +37,25 @@ pub enum Refusal {
     /// There are `max_pending` unsettled transactions, and the operator chose to refuse more.
     #[error("the backlog is full")]
     BacklogFull {
+        /// How many that is.
+        max_pending: u64,
         /// When half a per cent of it should be worked off.
         retry_after: Duration,
     },
     /// The store could not take it. It may be stored all the same.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why a query was not answered.
+#[derive(Debug, Error)]
+pub enum QueryRefusal {
+    /// Fields are wrong.
+    #[error("{} field(s) are not acceptable", .0.len())]
+    Invalid(Vec<FieldError>),
+    /// The ledger refused it, or could not be asked.
+    #[error(transparent)]
+    Ledger(#[from] QueryError),
 }
 
 /// An accepted transaction.
@@ -109,10 +122,12 @@ impl Gateway {
             && self.pending() >= parts.backpressure.max_pending.get()
             && !self.is_repeat(key.as_deref()).await?
         {
-            let share = parts.backpressure.max_pending.get() as f64 / 200.0;
-            let seconds = (share / lane.settings().rate_per_second).clamp(1.0, 60.0);
+            let max_pending = parts.backpressure.max_pending.get();
+            let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
+            let retry_after = Duration::from_secs_f64(seconds);
             return Err(Refusal::BacklogFull {
-                retry_after: Duration::from_secs_f64(seconds),
+                max_pending,
+                retry_after,
             });
         }
         let transaction = Transaction::accept(request, key, parts.clock.now());
@@ -208,10 +223,21 @@ impl Gateway {
         self.0.store.list(filter, cursor, limit).await
     }
 
-    /// Asks a ledger, at once and without a record. `None` if there is no such ledger.
-    pub async fn query(&self, ledger: &str, query: &Query) -> Option<Result<Box<RawValue>, QueryError>> {
-        let lane = self.0.lanes.get(ledger)?;
-        Some(lane.ledger().query(query).await)
+    /// Asks a ledger, at once and without a record.
+    ///
+    /// # Errors
+    /// [`QueryRefusal`].
+    pub async fn query(&self, ledger: &str, query: &Query) -> Result<Box<RawValue>, QueryRefusal> {
+        let Some(lane) = self.0.lanes.get(ledger) else {
+            return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(ledger)]));
+        };
+        validate::validate_query(query).map_err(QueryRefusal::Invalid)?;
+        Ok(lane.ledger().query(query).await?)
+    }
+
+    /// The fault of a ledger name that is not configured.
+    pub fn unknown_ledger(&self, name: &str) -> FieldError {
+        validate::unknown_ledger(name, self.0.lanes.keys())
     }
 
     /// Every lane, by name.
@@ -229,11 +255,6 @@ impl Gateway {
             settings: *lane.settings(),
         });
         lanes.collect()
-    }
-
-    /// The names of the configured ledgers.
-    pub fn ledger_names(&self) -> Vec<&str> {
-        self.0.lanes.keys().map(LedgerName::as_str).collect()
     }
 
     /// Whether a request would be accepted now.

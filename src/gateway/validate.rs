@@ -6,7 +6,8 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::domain::{LedgerName, Request};
+use crate::domain::{Argument, LedgerName, Request};
+use crate::ledger::Query;
 use crate::worker::Lane;
 
 const MAX_ARGS: usize = 1_000;
@@ -40,6 +41,30 @@ impl Faults {
             });
         }
     }
+
+    /// What submissions and queries have in common.
+    fn check_call(&mut self, contract: &str, function: &str, args: &[Argument]) {
+        for (pointer, name) in [("/contract", contract), ("/function", function)] {
+            let printable = !name.chars().any(char::is_control);
+            self.require((1..=MAX_NAME).contains(&name.len()) && printable, pointer, || {
+                format!("must be 1 to {MAX_NAME} bytes without control characters")
+            });
+        }
+        self.require(args.len() <= MAX_ARGS, "/args", || {
+            format!("has {} arguments; at most {MAX_ARGS} are allowed", args.len())
+        });
+    }
+}
+
+/// Checks everything about a query.
+pub(super) fn validate_query(query: &Query) -> Result<(), Vec<FieldError>> {
+    let mut faults = Faults(Vec::new());
+    faults.check_call(&query.contract, &query.function, &query.args);
+    if faults.0.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.0)
+    }
 }
 
 /// Checks everything about a request. Answers its lane.
@@ -49,18 +74,7 @@ pub(super) fn validate<'a>(
     lanes: &'a BTreeMap<LedgerName, Arc<Lane>>,
 ) -> Result<&'a Lane, Vec<FieldError>> {
     let mut faults = Faults(Vec::new());
-    for (pointer, name) in [("/contract", &request.contract), ("/function", &request.function)] {
-        let printable = !name.chars().any(char::is_control);
-        faults.require((1..=MAX_NAME).contains(&name.len()) && printable, pointer, || {
-            format!("must be 1 to {MAX_NAME} bytes without control characters")
-        });
-    }
-    faults.require(request.args.len() <= MAX_ARGS, "/args", || {
-        format!(
-            "has {} arguments; at most {MAX_ARGS} are allowed",
-            request.args.len()
-        )
-    });
+    faults.check_call(&request.contract, &request.function, &request.args);
     faults.require(request.transient.len() <= MAX_TRANSIENT, "/transient", || {
         format!(
             "has {} entries; at most {MAX_TRANSIENT} are allowed",
@@ -92,7 +106,7 @@ pub(super) fn validate<'a>(
     faults.require(
         request.expires_in_seconds.is_none_or(in_range),
         "/expires_in_seconds",
-        || format!("must be 1 to {MAX_EXPIRY_SECONDS} (a year); leave it out for no deadline"),
+        || format!("must be 1 to {MAX_EXPIRY_SECONDS} (366 days); leave it out for no deadline"),
     );
     faults.require(request.metadata.len() <= MAX_LABELS, "/metadata", || {
         format!(
@@ -117,9 +131,11 @@ pub(super) fn validate<'a>(
         );
     }
     let lane = lanes.get(&request.ledger);
-    faults.require(lane.is_some(), "/ledger", || {
-        unknown_ledger(request.ledger.as_str(), lanes.keys())
-    });
+    if lane.is_none() {
+        faults
+            .0
+            .push(unknown_ledger(request.ledger.as_str(), lanes.keys()));
+    }
     // What the ledger itself knows is only worth asking once the names have their form.
     if faults.0.is_empty()
         && let Some(Err(fault)) = lane.map(|lane| lane.ledger().check(request))
@@ -132,9 +148,13 @@ pub(super) fn validate<'a>(
     }
 }
 
-fn unknown_ledger<'a>(name: &str, known: impl Iterator<Item = &'a LedgerName>) -> String {
-    let known: Vec<_> = known.map(|name| format!("\"{name}\"")).collect();
-    format!("there is no ledger \"{name}\"; configured: {}", known.join(", "))
+/// The fault of a ledger name that no lane has.
+pub(super) fn unknown_ledger<'a>(name: &str, known: impl Iterator<Item = &'a LedgerName>) -> FieldError {
+    let known: Vec<_> = known.map(LedgerName::as_str).collect();
+    FieldError {
+        pointer: "/ledger".to_owned(),
+        detail: format!("there is no ledger \"{name}\"; configured: {}", known.join(", ")),
+    }
 }
 
 /// `/field/name` with the escapes of RFC 6901.

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::error::{ApiError, Code};
@@ -37,7 +37,6 @@ pub(crate) struct SubmitBody {
     expires_in_seconds: Option<u32>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
-    callback_url: Option<IgnoredAny>,
 }
 
 /// A query as a client sends it.
@@ -53,19 +52,11 @@ pub(crate) struct QueryBody {
 
 impl SubmitBody {
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
-        if self.callback_url.is_some() {
-            return Err(ApiError::field(
-                Code::InvalidFields,
-                "/callback_url",
-                "this version sends no webhooks; leave it out and poll the Location, or wait with Prefer: wait=N",
-            ));
-        }
         let Some(ledger) = LedgerName::new(&self.ledger) else {
-            let detail = format!(
-                "must be one of the configured ledgers: {}",
-                gateway.ledger_names().join(", ")
-            );
-            return Err(ApiError::field(Code::InvalidFields, "/ledger", detail));
+            return Err(ApiError::fields(
+                Code::InvalidFields,
+                vec![gateway.unknown_ledger(&self.ledger)],
+            ));
         };
         Ok(Request {
             ledger,
@@ -92,7 +83,17 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
             "send the body with `Content-Type: application/json`",
         ));
     }
-    parse(&read(body, limits).await?)
+    let bytes = read(body, limits).await?;
+    // A derived parser would take a list of values in the order of the fields, too.
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => Err(ApiError::new(Code::MalformedJson, "the body is empty")),
+        Some(b'[') => Err(ApiError::field(
+            Code::InvalidFields,
+            "",
+            "must be a JSON object, not a list",
+        )),
+        Some(_) => parse(&bytes),
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -152,7 +153,14 @@ fn field_error<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> 
         Ok(_) => String::new(),
         Err(error) => pointer(error.path()),
     };
-    ApiError::field(Code::InvalidFields, path, error.to_string())
+    let detail = match path.as_str() {
+        "/callback_url" => {
+            "this version sends no webhooks; leave it out and poll the Location, or wait with Prefer: wait=N"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    };
+    ApiError::field(Code::InvalidFields, path, detail)
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

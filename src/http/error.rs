@@ -8,8 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::gateway::{FieldError, Refusal};
-use crate::ledger::QueryError;
+use crate::gateway::{FieldError, QueryError, QueryRefusal, Refusal};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -156,8 +155,9 @@ impl ApiError {
         )
     }
 
-    fn fields(code: Code, fields: Vec<FieldError>) -> Self {
+    pub(crate) fn fields(code: Code, fields: Vec<FieldError>) -> Self {
         let detail = match fields.as_slice() {
+            [one] if one.pointer.is_empty() => format!("the body: {}", one.detail),
             [one] => format!("{}: {}", one.pointer, one.detail),
             many => format!("{} fields are wrong; see errors", many.len()),
         };
@@ -177,18 +177,20 @@ impl ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        // The engine's own words go to the log, not to the client.
-        tracing::warn!(%error, "a request failed");
+        // The engine's own words go to the log, not to the client, and trouble with the disk is reported
+        // where it begins and ends, not with every request.
+        tracing::debug!(%error, "a request failed");
         match error {
             StoreError::Unavailable(_) => Self::new(
                 Code::StoreUnavailable,
                 "the gateway cannot write to, or read from, its store now; repeat the request later, with the same Idempotency-Key",
             )
             .later(Duration::from_secs(2)),
-            StoreError::Damaged(_) => Self::new(
-                Code::StoreDamaged,
-                "a stored record cannot be read; the operator has to run `sluicegate store check`",
-            ),
+            StoreError::Damaged(_) => {
+                tracing::error!(%error, "run `sluicegate store check`");
+                let detail = "a stored record cannot be read; the operator has to run `sluicegate store check`";
+                Self::new(Code::StoreDamaged, detail)
+            }
         }
     }
 }
@@ -202,9 +204,9 @@ impl From<Refusal> for ApiError {
                 "#header/Idempotency-Key",
                 format!("was sent before with a different request, which is transaction {id}; use a new key for a new request"),
             ),
-            Refusal::BacklogFull { retry_after } => Self::new(
+            Refusal::BacklogFull { max_pending, retry_after } => Self::new(
                 Code::BacklogFull,
-                "as many transactions wait as the operator allows; nothing was stored, repeat the request later",
+                format!("{max_pending} transactions wait, which is all that the operator allows (backpressure.max_pending); nothing was stored, repeat the request later"),
             )
             .later(retry_after),
             Refusal::Store(error) => error.into(),
@@ -212,11 +214,14 @@ impl From<Refusal> for ApiError {
     }
 }
 
-impl From<QueryError> for ApiError {
-    fn from(error: QueryError) -> Self {
-        match error {
-            QueryError::Rejected(cause) => Self::new(Code::QueryRejected, cause.to_string()),
-            QueryError::Unavailable(cause) => {
+impl From<QueryRefusal> for ApiError {
+    fn from(refusal: QueryRefusal) -> Self {
+        match refusal {
+            QueryRefusal::Invalid(fields) => Self::fields(Code::InvalidFields, fields),
+            QueryRefusal::Ledger(QueryError::Rejected(cause)) => {
+                Self::new(Code::QueryRejected, cause.to_string())
+            }
+            QueryRefusal::Ledger(QueryError::Unavailable(cause)) => {
                 Self::new(Code::LedgerUnavailable, cause.to_string()).later(Duration::from_secs(2))
             }
         }

@@ -1,7 +1,7 @@
 //! `/v1/ledgers` and `/v1/query`.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
@@ -9,8 +9,9 @@ use super::Api;
 use super::body::{QueryBody, read_json};
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
+use super::params::Name;
 use super::transactions::json;
-use crate::ledger::Query;
+use crate::gateway::Query;
 
 /// `GET /v1/ledgers`.
 pub(crate) async fn list(State(api): State<Api>) -> Response {
@@ -19,13 +20,13 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 }
 
 /// `GET /v1/ledgers/{name}`.
-pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn get(State(api): State<Api>, Name(name): Name) -> Result<Response, ApiError> {
     let lane = api
         .gateway
         .lanes()
         .into_iter()
         .find(|lane| lane.name.as_str() == name);
-    let lane = lane.ok_or_else(|| missing(&api, &name))?;
+    let lane = lane.ok_or_else(|| ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(&name).detail))?;
     Ok(json(StatusCode::OK, &LaneView::from(lane)))
 }
 
@@ -41,15 +42,6 @@ pub(crate) async fn query(
         function: body.function,
         args: body.args,
     };
-    let answer = api.gateway.query(&body.ledger, &query).await;
-    let result = answer.ok_or_else(|| missing(&api, &body.ledger))??;
+    let result = api.gateway.query(&body.ledger, &query).await?;
     Ok(json(StatusCode::OK, &ResultView { result }))
-}
-
-fn missing(api: &Api, name: &str) -> ApiError {
-    let known = api.gateway.ledger_names().join(", ");
-    ApiError::new(
-        Code::NoLedger,
-        format!("there is no ledger \"{name}\"; configured: {known}"),
-    )
 }

@@ -104,11 +104,10 @@ fn known_method(method: &str) -> &'static str {
 }
 
 async fn no_route(request: Request) -> ApiError {
-    let detail = format!(
-        "there is nothing at {}; the API starts at /v1/transactions",
-        request.uri().path()
-    );
-    ApiError::new(Code::NoRoute, detail)
+    ApiError::new(
+        Code::NoRoute,
+        format!("there is nothing at {}", request.uri().path()),
+    )
 }
 
 async fn wrong_method(request: Request) -> ApiError {

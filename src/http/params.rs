@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +14,37 @@ use crate::store::Filter;
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
+
+/// The part of the path that names something, whatever bytes it holds.
+pub(crate) struct Name(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(ApiError::new(
+                Code::NoRoute,
+                "the address is not UTF-8, so nothing is there",
+            )),
+        }
+    }
+}
+
+/// The query parameters in order.
+pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Pairs {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(pairs)) => Ok(Self(pairs)),
+            Err(error) => Err(bad("#query", error.body_text())),
+        }
+    }
+}
 
 fn bad(name: &str, detail: impl Into<String>) -> ApiError {
     ApiError::field(Code::InvalidParameter, name, detail)
@@ -67,10 +100,7 @@ fn single(headers: &HeaderMap, name: HeaderName, shown: &str) -> Result<Option<S
 fn wait(name: &str, seconds: &str, longest: Duration) -> Result<Duration, ApiError> {
     match seconds.parse::<u32>() {
         Ok(seconds) => Ok(Duration::from_secs(u64::from(seconds)).min(longest)),
-        Err(_) => Err(bad(
-            name,
-            "wait must be a whole number of seconds, such as wait=10",
-        )),
+        Err(_) => Err(bad(name, "must be a whole number of seconds, such as wait=10")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/v1/transactions`: accept, read, wait, list.
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -10,12 +10,10 @@ use super::Api;
 use super::body::{SubmitBody, read_json};
 use super::dto::{AttemptsView, PageView, TransactionView};
 use super::error::{ApiError, Code};
-use super::params;
+use super::params::{self, Name, Pairs};
 use crate::config::BackpressureMode;
 use crate::domain::{Transaction, TransactionId};
 use crate::gateway::Accepted;
-
-type Pairs = Query<Vec<(String, String)>>;
 
 /// `POST /v1/transactions`.
 pub(crate) async fn submit(
@@ -95,8 +93,8 @@ impl Api {
 /// `GET /v1/transactions/{id}`.
 pub(crate) async fn get(
     State(api): State<Api>,
-    Path(id): Path<String>,
-    Query(pairs): Pairs,
+    Name(id): Name,
+    Pairs(pairs): Pairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wait = params::wait_only(pairs, api.longest_wait)?;
@@ -121,13 +119,13 @@ pub(crate) async fn get(
 }
 
 /// `GET /v1/transactions/{id}/attempts`.
-pub(crate) async fn attempts(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn attempts(State(api): State<Api>, Name(id): Name) -> Result<Response, ApiError> {
     let tx = find(&id, |id| api.gateway.get(id)).await?;
     Ok(json(StatusCode::OK, &AttemptsView::from(&tx)))
 }
 
 /// `GET /v1/transactions`.
-pub(crate) async fn list(State(api): State<Api>, Query(pairs): Pairs) -> Result<Response, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, Pairs(pairs): Pairs) -> Result<Response, ApiError> {
     let asked = params::listing(pairs)?;
     let page = api.gateway.list(&asked.filter, asked.cursor, asked.limit).await?;
     let view = PageView {

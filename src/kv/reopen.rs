@@ -5,6 +5,7 @@
 //! opens it anew from what the disk really has.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::{Batch, KvEngine, KvError, Order, Visit};
@@ -13,13 +14,19 @@ type Opener = Box<dyn Fn() -> Result<Box<dyn KvEngine>, KvError> + Send + Sync>;
 
 pub(super) struct Reopening {
     opener: Opener,
+    /// Whether trouble was reported and its end was not.
+    troubled: AtomicBool,
     engine: RwLock<Option<Box<dyn KvEngine>>>,
 }
 
 impl Reopening {
     pub(super) fn open(opener: Opener) -> Result<Self, KvError> {
         let engine = RwLock::new(Some(opener()?));
-        Ok(Self { opener, engine })
+        Ok(Self {
+            opener,
+            troubled: AtomicBool::new(false),
+            engine,
+        })
     }
 
     fn with<T>(&self, call: impl FnOnce(&dyn KvEngine) -> Result<T, KvError>) -> Result<T, KvError> {
@@ -33,13 +40,16 @@ impl Reopening {
             let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
             if slot.is_none() {
                 *slot = Some((self.opener)()?);
-                tracing::info!("the store's file is open again");
             }
         };
         if let Err(KvError::Disk(detail)) = &result {
             let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
-            if slot.take().is_some() {
-                tracing::error!(detail, "the disk refused; the store's file will be opened anew");
+            *slot = None;
+            if !self.troubled.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    detail,
+                    "the disk refuses; its file is opened anew until it works again"
+                );
             }
         }
         result
@@ -56,6 +66,10 @@ impl KvEngine for Reopening {
     }
 
     fn commit(&self, batch: Batch) -> Result<(), KvError> {
-        self.with(|engine| engine.commit(batch))
+        self.with(|engine| engine.commit(batch))?;
+        if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::Relaxed) {
+            tracing::info!("the disk works again");
+        }
+        Ok(())
     }
 }

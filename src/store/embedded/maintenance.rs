@@ -167,8 +167,7 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
         let id = keys::id(key).map_or_else(|| key.escape_ascii().to_string(), |id| id.to_string());
         let tx = match record::decode(value) {
             Ok(tx) => tx,
-            Err(reason) => {
-                let reason = reason.to_string();
+            Err(StoreError::Damaged(reason) | StoreError::Unavailable(reason)) => {
                 report.findings.push(Finding::Unreadable { id, reason });
                 return mend(Fix::Quarantine(key.to_vec(), value.to_vec()));
             }

@@ -328,6 +328,9 @@ impl TransactionStore for EmbeddedStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
+        if self.shared.is_failing() {
+            return Err(StoreError::Unavailable("the last commit failed".to_owned()));
+        }
         let probe = Mutation {
             id: TransactionId::from_bytes([0; 16]),
             expect: Expect::New { idempotency: None },

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -66,11 +67,27 @@ pub(super) struct Command {
 pub(super) struct Shared {
     counts: Mutex<Counts>,
     signals: Mutex<HashMap<LedgerName, Arc<Notify>>>,
+    /// When the last commit of records failed, if none succeeded since.
+    failed_at: Mutex<Option<Instant>>,
 }
+
+/// A store whose last commit failed so recently is not ready, even if a smaller write would fit.
+const NOT_READY: Duration = Duration::from_secs(3);
 
 impl Shared {
     pub(super) fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a commit failed a moment ago.
+    pub(super) fn is_failing(&self) -> bool {
+        let failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|at| at.elapsed() < NOT_READY)
+    }
+
+    fn note_commit(&self, failed: bool) {
+        let mut failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed_at = failed.then(Instant::now);
     }
 
     pub(super) fn signal(&self, ledger: &LedgerName) -> Arc<Notify> {
@@ -217,9 +234,11 @@ impl Writer {
             *count = count.saturating_add_signed(change);
             batch.put(keys::count(&what.0, what.1), count.to_be_bytes().to_vec());
         }
-        self.metrics
-            .time_commit(group.mutations, || self.engine.commit(batch))
-            .map_err(store_error)?;
+        let committed = self
+            .metrics
+            .time_commit(group.mutations, || self.engine.commit(batch));
+        self.shared.note_commit(committed.is_err());
+        committed.map_err(store_error)?;
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
         self.counts = Some(counts);
         for ledger in group.wakes {
