@@ -13,12 +13,12 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+pub use crate::ledger::{Query, QueryError};
 pub use validate::FieldError;
 
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, Status, Transaction, TransactionId};
-use crate::ledger::{Query, QueryError};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::store::{Filter, Inserted, Page, StoreError, TransactionStore};

@@ -8,8 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::gateway::{FieldError, Refusal};
-use crate::ledger::QueryError;
+use crate::gateway::{FieldError, QueryError, Refusal};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.

@@ -10,7 +10,7 @@ use super::body::{QueryBody, read_json};
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
 use super::transactions::json;
-use crate::ledger::Query;
+use crate::gateway::Query;
 
 /// `GET /v1/ledgers`.
 pub(crate) async fn list(State(api): State<Api>) -> Response {
