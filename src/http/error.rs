@@ -155,8 +155,10 @@ impl ApiError {
         )
     }
 
-    fn fields(code: Code, fields: Vec<FieldError>) -> Self {
+    pub(crate) fn fields(code: Code, fields: Vec<FieldError>) -> Self {
         let detail = match fields.as_slice() {
+            // The whole body.
+            [one] if one.pointer.is_empty() => format!("the body: {}", one.detail),
             [one] => format!("{}: {}", one.pointer, one.detail),
             many => format!("{} fields are wrong; see errors", many.len()),
         };

@@ -1,6 +1,7 @@
 //! `/v1/ledgers` and `/v1/query`.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -10,7 +11,6 @@ use super::body::{QueryBody, read_json};
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
 use super::transactions::json;
-use crate::gateway::Query;
 
 /// `GET /v1/ledgers`.
 pub(crate) async fn list(State(api): State<Api>) -> Response {
@@ -19,7 +19,12 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 }
 
 /// `GET /v1/ledgers/{name}`.
-pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn get(
+    State(api): State<Api>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    // What is not even text is no ledger's name.
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     let lane = api
         .gateway
         .lanes()
@@ -36,13 +41,9 @@ pub(crate) async fn query(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
-    let query = Query {
-        contract: body.contract,
-        function: body.function,
-        args: body.args,
-    };
-    let answer = api.gateway.query(&body.ledger, &query).await;
-    let result = answer.ok_or_else(|| missing(&api, &body.ledger))??;
+    let (ledger, query) = body.into_query()?;
+    let answer = api.gateway.query(&ledger, &query).await;
+    let result = answer.ok_or_else(|| missing(&api, &ledger))??;
     Ok(json(StatusCode::OK, &ResultView { result }))
 }
 

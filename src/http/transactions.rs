@@ -1,6 +1,7 @@
 //! `/v1/transactions`: accept, read, wait, list.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,9 @@ use crate::domain::{Transaction, TransactionId};
 use crate::gateway::Accepted;
 
 type Pairs = Query<Vec<(String, String)>>;
+
+/// The id in the address, which may not even be text.
+type Id = Result<Path<String>, PathRejection>;
 
 /// `POST /v1/transactions`.
 pub(crate) async fn submit(
@@ -95,18 +99,14 @@ impl Api {
 /// `GET /v1/transactions/{id}`.
 pub(crate) async fn get(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    id: Id,
     Query(pairs): Pairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wait = params::wait_only(pairs, api.longest_wait)?;
-    let tx = find(&id, |id| api.gateway.wait(id, wait)).await?;
+    let tx = find(id, |id| api.gateway.wait(id, wait)).await?;
     let etag = etag(&tx);
-    let known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .any(|value| value == etag);
-    let mut response = if known {
+    let mut response = if params::if_none_match(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         json(StatusCode::OK, &TransactionView::from(&tx))
@@ -121,8 +121,8 @@ pub(crate) async fn get(
 }
 
 /// `GET /v1/transactions/{id}/attempts`.
-pub(crate) async fn attempts(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let tx = find(&id, |id| api.gateway.get(id)).await?;
+pub(crate) async fn attempts(State(api): State<Api>, id: Id) -> Result<Response, ApiError> {
+    let tx = find(id, |id| api.gateway.get(id)).await?;
     Ok(json(StatusCode::OK, &AttemptsView::from(&tx)))
 }
 
@@ -137,17 +137,17 @@ pub(crate) async fn list(State(api): State<Api>, Query(pairs): Pairs) -> Result<
     Ok(json(StatusCode::OK, &view))
 }
 
-async fn find<F>(id: &str, read: impl FnOnce(TransactionId) -> F) -> Result<Transaction, ApiError>
+async fn find<F>(id: Id, read: impl FnOnce(TransactionId) -> F) -> Result<Transaction, ApiError>
 where
     F: Future<Output = Result<Option<Transaction>, crate::store::StoreError>>,
 {
-    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
-    let id = id.parse().map_err(|_| {
+    let id: TransactionId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| {
         ApiError::new(
             Code::NoTransaction,
             "the id in the address is not a UUID, so it belongs to no transaction",
         )
     })?;
+    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
     read(id).await?.ok_or_else(missing)
 }
 
