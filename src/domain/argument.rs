@@ -19,6 +19,10 @@ pub enum ArgumentError {
     /// Arrays and objects nest deeper than [`MAX_DEPTH`].
     #[error("nests deeper than {MAX_DEPTH} levels; flatten it or pass it as a string")]
     TooDeep,
+    /// A string holds one half of a surrogate pair. JSON lets it pass, but it stands for no character, so no
+    /// ledger could be told what it says.
+    #[error("holds \\u{0:04x}, which is half of a pair and stands for no character")]
+    HalfCharacter(u16),
 }
 
 /// Compact JSON text of one argument.
@@ -34,7 +38,7 @@ impl Argument {
     /// Takes a JSON value as it was received.
     ///
     /// # Errors
-    /// [`ArgumentError::TooDeep`] if it nests too deep.
+    /// [`ArgumentError`].
     pub fn from_raw(raw: &RawValue) -> Result<Self, ArgumentError> {
         let compact = compact(raw.get())?;
         Ok(Self(match compact {
@@ -84,8 +88,34 @@ impl<'de> Deserialize<'de> for Argument {
     }
 }
 
+/// Refuses escapes that are one half of a surrogate pair without the other.
+fn check_escapes(json: &str) -> Result<(), ArgumentError> {
+    // In valid JSON a backslash begins an escape, and the four digits after `\u` are there.
+    let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        rest = &rest[at + 1..];
+        let Some(first) = rest.strip_prefix('u').and_then(unit) else {
+            rest = rest.get(1..).unwrap_or_default();
+            continue;
+        };
+        rest = rest.get(5..).unwrap_or_default();
+        if (0xd800..0xdc00).contains(&first) {
+            let second = rest.strip_prefix("\\u").and_then(unit);
+            if !second.is_some_and(|second| (0xdc00..0xe000).contains(&second)) {
+                return Err(ArgumentError::HalfCharacter(first));
+            }
+            rest = rest.get(6..).unwrap_or_default();
+        } else if (0xdc00..0xe000).contains(&first) {
+            return Err(ArgumentError::HalfCharacter(first));
+        }
+    }
+    Ok(())
+}
+
 /// Drops white space outside strings and measures the depth, in one pass without recursion.
 fn compact(json: &str) -> Result<Cow<'_, str>, ArgumentError> {
+    check_escapes(json)?;
     let (mut depth, mut in_string, mut escaped, mut spaces) = (0_usize, false, false, 0_usize);
     for byte in json.bytes() {
         if in_string {
@@ -141,6 +171,23 @@ mod tests {
     fn strings_go_to_the_ledger_unquoted() {
         assert_eq!(argument(r#""a \"b\" é""#).ledger_text(), "a \"b\" é");
         assert_eq!(Argument::text("x").ledger_text(), "x");
+    }
+
+    #[test]
+    fn half_characters_are_refused_at_any_depth() {
+        for half in [
+            r#""\ud800""#,
+            r#""\uDFFFx""#,
+            r#"{"a":["\\\ud83d\n"]}"#,
+            r#"{"\ud800\u0041":1}"#,
+        ] {
+            let error = serde_json::from_str::<Argument>(half).expect_err(half);
+            assert!(error.to_string().contains("half of a pair"), "{error}");
+        }
+        assert_eq!(
+            argument(r#""\ud83d\ude00 \\ud800 \u00e9""#).ledger_text(),
+            "😀 \\ud800 é"
+        );
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! Reading a JSON body: bounded in size, in time and in depth, with the field at fault named.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use super::error::{ApiError, Code};
 use crate::domain::{Argument, LedgerName, Request};
-use crate::gateway::Gateway;
+use crate::gateway::{FieldError, Gateway, Query};
 
 /// How large a body may be, and how long it may take.
 #[derive(Debug, Clone, Copy)]
@@ -21,47 +22,111 @@ pub(crate) struct BodyLimits {
     pub(crate) time: Duration,
 }
 
-/// A transaction as a client sends it.
+/// A transaction as a client sends it. The fields that have to be there are optional here, so that all that
+/// are missing can be told.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct SubmitBody {
-    ledger: String,
-    contract: String,
-    function: String,
+    ledger: Option<String>,
+    contract: Option<String>,
+    function: Option<String>,
     #[serde(default)]
     args: Vec<Argument>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_names")]
     transient: BTreeMap<String, String>,
     #[serde(default)]
     conflict_keys: Vec<String>,
     expires_in_seconds: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_names")]
     metadata: BTreeMap<String, String>,
 }
 
 /// A query as a client sends it.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct QueryBody {
-    pub(crate) ledger: String,
-    pub(crate) contract: String,
-    pub(crate) function: String,
+    ledger: Option<String>,
+    contract: Option<String>,
+    function: Option<String>,
     #[serde(default)]
-    pub(crate) args: Vec<Argument>,
+    args: Vec<Argument>,
+}
+
+/// The three names that every call has, or which of them are missing.
+fn call(
+    ledger: Option<String>,
+    contract: Option<String>,
+    function: Option<String>,
+) -> Result<(String, String, String), ApiError> {
+    match (ledger, contract, function) {
+        (Some(ledger), Some(contract), Some(function)) => Ok((ledger, contract, function)),
+        (ledger, contract, function) => {
+            let there = [
+                ("/ledger", ledger.is_some()),
+                ("/contract", contract.is_some()),
+                ("/function", function.is_some()),
+            ];
+            let missing = there.into_iter().filter(|(_, there)| !there);
+            let faults = missing.map(|(pointer, _)| FieldError {
+                pointer: pointer.to_owned(),
+                detail: "is missing".to_owned(),
+            });
+            Err(ApiError::fields(Code::InvalidFields, faults.collect()))
+        }
+    }
+}
+
+impl QueryBody {
+    /// The ledger's name, and what to ask it.
+    pub(crate) fn into_query(self) -> Result<(String, Query), ApiError> {
+        let (ledger, contract, function) = call(self.ledger, self.contract, self.function)?;
+        let query = Query {
+            contract,
+            function,
+            args: self.args,
+        };
+        Ok((ledger, query))
+    }
+}
+
+/// Reads an object of strings and refuses a name that comes twice: one of its values would be lost unseen.
+fn unique_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, value)) = access.next_entry()? {
+                if let Some(_lost) = map.insert(name, value) {
+                    return Err(A::Error::custom("has a duplicate name"));
+                }
+            }
+            Ok(map)
+        }
+    }
+
+    deserializer.deserialize_map(Names)
 }
 
 impl SubmitBody {
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
-        let Some(ledger) = LedgerName::new(&self.ledger) else {
+        let (ledger, contract, function) = call(self.ledger, self.contract, self.function)?;
+        let Some(ledger) = LedgerName::new(&ledger) else {
             return Err(ApiError::fields(
                 Code::InvalidFields,
-                vec![gateway.unknown_ledger(&self.ledger)],
+                vec![gateway.unknown_ledger(&ledger)],
             ));
         };
         Ok(Request {
             ledger,
-            contract: self.contract,
-            function: self.function,
+            contract,
+            function,
             args: self.args,
             transient: self.transient,
             conflict_keys: self.conflict_keys,
@@ -83,17 +148,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
             "send the body with `Content-Type: application/json`",
         ));
     }
-    let bytes = read(body, limits).await?;
-    // A derived parser would take a list of values in the order of the fields, too.
-    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => Err(ApiError::new(Code::MalformedJson, "the body is empty")),
-        Some(b'[') => Err(ApiError::field(
-            Code::InvalidFields,
-            "",
-            "must be a JSON object, not a list",
-        )),
-        Some(_) => parse(&bytes),
-    }
+    parse(&read(body, limits).await?)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -113,16 +168,23 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
-    let collected = tokio::time::timeout(limits.time, Limited::new(body, limits.bytes).collect());
-    match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
+    let too_large = || {
+        ApiError::new(
             Code::BodyTooLarge,
             format!(
                 "the body may have {} bytes at most (http.max_body_bytes)",
                 limits.bytes
             ),
-        )),
+        )
+    };
+    // A declared length needs no reading to be refused.
+    if body.size_hint().lower() > limits.bytes as u64 {
+        return Err(too_large());
+    }
+    let collected = tokio::time::timeout(limits.time, Limited::new(body, limits.bytes).collect());
+    match collected.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::new(
             Code::MalformedJson,
             format!("the body broke off: {error}"),
@@ -138,6 +200,20 @@ async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(ApiError::new(Code::MalformedJson, "the body is empty"));
+    }
+    // Derived code would take an array too, as the fields in the order in which they happen to be declared.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => ApiError::field(
+                Code::InvalidFields,
+                "",
+                "is an array, but has to be a JSON object",
+            ),
+            Err(error) => ApiError::new(Code::MalformedJson, error.to_string()),
+        });
+    }
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Data => field_error::<T>(bytes, &error),
         Category::Syntax | Category::Eof | Category::Io => {

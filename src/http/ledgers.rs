@@ -11,7 +11,6 @@ use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
 use super::params::Name;
 use super::transactions::json;
-use crate::gateway::Query;
 
 /// `GET /v1/ledgers`.
 pub(crate) async fn list(State(api): State<Api>) -> Response {
@@ -37,11 +36,7 @@ pub(crate) async fn query(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
-    let query = Query {
-        contract: body.contract,
-        function: body.function,
-        args: body.args,
-    };
-    let result = api.gateway.query(&body.ledger, &query).await?;
+    let (ledger, query) = body.into_query()?;
+    let result = api.gateway.query(&ledger, &query).await?;
     Ok(json(StatusCode::OK, &ResultView { result }))
 }

@@ -1,10 +1,11 @@
 //! Headers and query parameters, read strictly: what is not understood is refused, not passed over.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -22,13 +23,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path(name)) => Ok(Self(name)),
-            Err(_) => Err(ApiError::new(
-                Code::NoRoute,
-                "the address is not UTF-8, so nothing is there",
-            )),
-        }
+        // What is not even text names nothing that exists.
+        let name = Path::from_request_parts(parts, state).await;
+        Ok(Self(
+            name.map_or_else(|_| "\u{fffd}".to_owned(), |Path(name)| name),
+        ))
     }
 }
 
@@ -80,6 +79,17 @@ pub(crate) fn prefer_wait(headers: &HeaderMap, longest: Duration) -> Result<Opti
     Ok(None)
 }
 
+/// Whether the client has this version already. Tags are compared weakly, as RFC 9110 wants it for
+/// `If-None-Match`; ours hold no comma.
+pub(crate) fn if_none_match(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter();
+    let mut tags = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
 fn single(headers: &HeaderMap, name: HeaderName, shown: &str) -> Result<Option<String>, ApiError> {
     let pointer = format!("#header/{shown}");
     let mut values = headers.get_all(name).iter();
@@ -107,6 +117,7 @@ fn wait(name: &str, seconds: &str, longest: Duration) -> Result<Duration, ApiErr
 /// The only parameter of a read: `?wait=N`.
 pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Result<Duration, ApiError> {
     let mut result = Duration::ZERO;
+    each_once(&pairs)?;
     for (name, value) in pairs {
         match name.as_str() {
             "wait" => result = wait("#query/wait", &value, longest)?,
@@ -121,6 +132,15 @@ pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Resu
     Ok(result)
 }
 
+/// Of two values, one would be passed over.
+fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    match pairs.iter().find(|(name, _)| !seen.insert(name)) {
+        Some((name, _)) => Err(bad(&format!("#query/{name}"), "was given more than once")),
+        None => Ok(()),
+    }
+}
+
 /// What a listing asks for.
 pub(crate) struct Listing {
     pub(crate) filter: Filter,
@@ -132,6 +152,7 @@ pub(crate) struct Listing {
 pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError> {
     let mut filter = Filter::default();
     let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    each_once(&pairs)?;
     for (name, value) in pairs {
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
         match name.as_str() {

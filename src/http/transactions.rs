@@ -100,11 +100,7 @@ pub(crate) async fn get(
     let wait = params::wait_only(pairs, api.longest_wait)?;
     let tx = find(&id, |id| api.gateway.wait(id, wait)).await?;
     let etag = etag(&tx);
-    let known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .any(|value| value == etag);
-    let mut response = if known {
+    let mut response = if params::if_none_match(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         json(StatusCode::OK, &TransactionView::from(&tx))
@@ -139,13 +135,13 @@ async fn find<F>(id: &str, read: impl FnOnce(TransactionId) -> F) -> Result<Tran
 where
     F: Future<Output = Result<Option<Transaction>, crate::store::StoreError>>,
 {
-    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
-    let id = id.parse().map_err(|_| {
+    let id: TransactionId = id.parse().map_err(|_| {
         ApiError::new(
             Code::NoTransaction,
             "the id in the address is not a UUID, so it belongs to no transaction",
         )
     })?;
+    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
     read(id).await?.ok_or_else(missing)
 }
 

@@ -1,6 +1,29 @@
-//! Integration tests: one binary, many themes.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+//! The gateway as its clients and operators meet it: over HTTP, on the command line, and when it is killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed; helpers are no different"
+)]
 
+mod accept;
+mod attempts;
+mod backpressure;
+mod bad_bodies;
+mod bad_requests;
+mod bad_sockets;
+mod bad_values;
+mod cli_client;
+mod cli_server;
+mod cli_store;
+mod conflicts;
 mod crash;
 mod disk;
+mod idempotency;
+mod listing;
+mod operations;
+mod paging;
+mod query;
+mod restart;
+mod support;
+mod waiting;
 mod worker;

@@ -1,0 +1,174 @@
+//! Probes, metrics and the view of the lanes.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use insta::assert_json_snapshot;
+use serde_json::json;
+
+use crate::support::{TestApp, add, eventually, ledger, simulator};
+
+#[tokio::test]
+async fn probes_answer() {
+    let app = TestApp::start().await;
+    assert_eq!(
+        app.get("/livez").await.expect(200).json(),
+        json!({"status": "live"})
+    );
+    assert_eq!(
+        app.get("/readyz").await.expect(200).json(),
+        json!({"status": "ready"})
+    );
+    let head = app.send(app.request("HEAD", "/livez")).await.expect(200);
+    assert_eq!(head.text, "");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn lanes_show_their_backlog_and_settings() {
+    let app = TestApp::stalled().await;
+    app.post(&add("hits", 1)).await.expect(202);
+    app.post(&add("hits", 1)).await.expect(202);
+    // The lane holds a slot for what it would submit next.
+    let lanes = eventually("the lane waits for its rate", async || {
+        let lanes = app.get("/v1/ledgers").await.expect(200).json();
+        (lanes["items"][0]["in_flight"] == 1).then_some(lanes)
+    })
+    .await;
+    assert_json_snapshot!("lanes", lanes);
+    let one = app.get("/v1/ledgers/main").await.expect(200).json();
+    assert_eq!(one, lanes["items"][0]);
+    let app = app.reopen(crate::support::fast).await;
+    app.drain().await;
+    app.finish().await;
+}
+
+/// The value of the sample with this name and these labels, in any order.
+fn sample(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let wanted: BTreeSet<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}=\"{value}\""))
+        .collect();
+    metrics.lines().find_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let labels: BTreeSet<String> = labels
+            .trim_end_matches('}')
+            .split(',')
+            .filter(|label| !label.is_empty())
+            .map(str::to_owned)
+            .collect();
+        (found == name && labels == wanted).then(|| value.parse().expect("a number"))
+    })
+}
+
+/// Every name in the file that has them all.
+fn promised() -> BTreeSet<&'static str> {
+    let source = include_str!("../../src/telemetry/metrics.rs");
+    source
+        .split('"')
+        .filter(|text| text.starts_with("sluicegate_"))
+        .collect()
+}
+
+#[tokio::test]
+async fn metrics_tell_what_happened() {
+    const SENT: usize = 8;
+    let app = TestApp::with(|settings| ledger(settings).backend = simulator(100, SENT as u32)).await;
+    let body = add("hits", 1);
+    let answers = join_all((0..SENT).map(|number| {
+        let (app, body) = (&app, &body);
+        async move { app.post_keyed(&format!("order-{number}"), body).await.expect(202) }
+    }))
+    .await;
+    app.post_keyed("order-0", &body).await;
+    app.post_keyed("order-0", &add("hits", 2))
+        .await
+        .problem(422, "SG-0003");
+    app.drain().await;
+    let refused = json!({"ledger": "main", "contract": "basic", "function": "ReadAsset", "args": ["none"]});
+    app.settle(&refused).await;
+    app.get("/nowhere").await.expect(404);
+    let mut tries = 0.0;
+    for answer in answers {
+        tries += app.record(&answer.id()).await["attempts"]
+            .as_f64()
+            .expect("a number");
+    }
+
+    let answer = app.get("/metrics").await.expect(200);
+    assert!(
+        answer
+            .header("content-type")
+            .expect("a type")
+            .starts_with("text/plain; version=0.0.4")
+    );
+    let metrics = answer.text;
+    for name in promised() {
+        let starts = |line: &str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ', '_']))
+        };
+        assert!(metrics.lines().any(starts), "{name} is missing:\n{metrics}");
+    }
+    let main = ("ledger", "main");
+    let (sent, conflicts) = (SENT as f64, tries - SENT as f64);
+    assert!(conflicts > 0.0, "nothing conflicted");
+    for (name, labels, expected) in [
+        ("sluicegate_accepted_total", &[main][..], sent + 1.0),
+        ("sluicegate_idempotent_repeats_total", &[main], 1.0),
+        ("sluicegate_submissions_total", &[main], tries),
+        ("sluicegate_resends_total", &[main], 0.0),
+        ("sluicegate_conflicts_total", &[main], conflicts),
+        (
+            "sluicegate_retries_total",
+            &[main, ("reason", "conflict")],
+            conflicts,
+        ),
+        ("sluicegate_settled_total", &[main, ("outcome", "done")], sent),
+        ("sluicegate_settled_total", &[main, ("outcome", "rejected")], 1.0),
+        ("sluicegate_parked_total", &[main], 0.0),
+        ("sluicegate_backlog", &[main], 0.0),
+        ("sluicegate_in_flight", &[main], 0.0),
+        ("sluicegate_ledger_available", &[main], 1.0),
+        ("sluicegate_commit_latency_seconds_count", &[main], tries),
+        ("sluicegate_end_to_end_seconds_count", &[main], sent + 1.0),
+        ("sluicegate_store_commit_failures_total", &[], 0.0),
+    ] {
+        assert_eq!(
+            sample(&metrics, name, labels),
+            Some(expected),
+            "{name}{labels:?}\n{metrics}"
+        );
+    }
+    let requests = |method, route, status| {
+        let labels = [("method", method), ("route", route), ("status", status)];
+        sample(&metrics, "sluicegate_http_requests_total", &labels)
+    };
+    assert_eq!(requests("POST", "/v1/transactions", "422"), Some(1.0));
+    assert_eq!(requests("GET", "(none)", "404"), Some(1.0));
+    assert_eq!(requests("GET", "/v1/transactions/{id}", "200"), Some(sent));
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn counters_start_at_zero_rather_than_at_nothing() {
+    let app = TestApp::start().await;
+    let metrics = app.get("/metrics").await.text;
+    for name in [
+        "accepted",
+        "submissions",
+        "resends",
+        "conflicts",
+        "parked",
+        "idempotent_repeats",
+    ] {
+        let name = format!("sluicegate_{name}_total");
+        assert_eq!(
+            sample(&metrics, &name, &[("ledger", "main")]),
+            Some(0.0),
+            "{name}"
+        );
+    }
+    app.finish().await;
+}
