@@ -46,6 +46,7 @@ pub struct App {
     metrics: Metrics,
     lanes: Vec<Arc<Lane>>,
     reconciler: Reconciler,
+    hub: Arc<StatusHub>,
     tasks: TaskTracker,
     ledgers_stop: CancellationToken,
     /// Kept to the very end: whoever holds it owns the data.
@@ -125,7 +126,7 @@ pub async fn build_with(
     let gateway = Arc::new(Gateway::new(Parts {
         store,
         queue,
-        hub,
+        hub: hub.clone(),
         clock,
         lanes: lanes.clone(),
         backpressure: settings.backpressure,
@@ -139,6 +140,7 @@ pub async fn build_with(
         metrics,
         lanes: lanes.into_values().collect(),
         reconciler,
+        hub,
         tasks,
         ledgers_stop,
         _folder: folder,
@@ -189,6 +191,7 @@ impl App {
             metrics,
             lanes,
             reconciler,
+            hub,
             tasks,
             ledgers_stop,
             ..
@@ -213,6 +216,7 @@ impl App {
             (ended, _, _) = select_all(&mut vital) => Some(ended),
         };
         stop.cancel();
+        hub.release_all();
         for task in vital.iter_mut().filter(|task| !task.is_finished()) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the gateway ended badly");

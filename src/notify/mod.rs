@@ -40,6 +40,12 @@ impl StatusHub {
         }
     }
 
+    /// The process is about to end: everybody reads the record as it stands and goes.
+    pub fn release_all(&self) {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.values().for_each(|waiting| waiting.settled.notify_waiters());
+    }
+
     /// A new version of a transaction was stored.
     pub fn changed(&self, tx: &Transaction) {
         if !tx.is_settled() {
