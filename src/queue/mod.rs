@@ -6,6 +6,9 @@
 
 pub mod embedded;
 
+#[cfg(test)]
+mod conformance;
+
 use async_trait::async_trait;
 use thiserror::Error;
 

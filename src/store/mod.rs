@@ -7,7 +7,7 @@
 pub mod embedded;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -209,18 +209,25 @@ impl Lab {
         Self::reopen(ledger, settings, folder, Arc::new(SystemClock)).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test's own task")]
     async fn reopen(
         ledger: &Arc<Scripted>,
-        mut settings: Settings,
+        settings: Settings,
         folder: tempfile::TempDir,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        settings.store.path = folder.path().to_owned();
         let backend: Arc<dyn LedgerBackend> = ledger.clone();
-        let app: App = app::build_with(settings, clock, &|_| Some(backend.clone()))
-            .await
-            .expect("builds");
+        Self::build(settings, folder, clock, &|_| Some(backend.clone())).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test's own task")]
+    async fn build(
+        mut settings: Settings,
+        folder: tempfile::TempDir,
+        clock: Arc<dyn Clock>,
+        ledgers: app::LedgerFactory<'_>,
+    ) -> Self {
+        settings.store.path = folder.path().to_owned();
+        let app: App = app::build_with(settings, clock, ledgers).await.expect("builds");
         let gateway = app.gateway().clone();
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
@@ -233,8 +240,12 @@ impl Lab {
     }
 
     async fn accept(&self, function: &str) -> TransactionId {
+        self.accept_on("main", function).await
+    }
+
+    async fn accept_on(&self, ledger: &str, function: &str) -> TransactionId {
         let request = Request {
-            ledger: LedgerName::new("main").expect("valid"),
+            ledger: LedgerName::new(ledger).expect("valid"),
             contract: "any".into(),
             function: function.into(),
             args: Vec::new(),
@@ -481,6 +492,40 @@ async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
                 *end - *start
             );
         }
+    }
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn i9_a_ledger_that_is_down_does_not_slow_another() {
+    let (broken, sound) = (Scripted::new(&[], true), Scripted::new(&[], true));
+    broken.down.store(true, Ordering::SeqCst);
+    let mut both = settings();
+    let other = both.ledgers["main"].clone();
+    both.ledgers
+        .insert(LedgerName::new("broken").expect("valid"), other);
+    let folder = tempfile::tempdir().expect("folder");
+    let lab = Lab::build(both, folder, Arc::new(SystemClock), &|name| {
+        let ledger = if name.as_str() == "broken" {
+            &broken
+        } else {
+            &sound
+        };
+        Some(ledger.clone() as Arc<dyn LedgerBackend>)
+    })
+    .await;
+    let mut stuck = Vec::new();
+    for _ in 0..500 {
+        stuck.push(lab.accept_on("broken", "Pay").await);
+    }
+    for _ in 0..50 {
+        let tx = lab.settled(lab.accept("Pay").await).await;
+        assert!(matches!(tx.state, State::Done { .. }));
+    }
+    assert_eq!((sound.effects(), broken.effects()), (50, 0));
+    broken.down.store(false, Ordering::SeqCst);
+    for id in stuck {
+        lab.settled(id).await;
     }
     lab.stop().await;
 }
