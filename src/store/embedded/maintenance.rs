@@ -291,3 +291,7 @@ fn size(path: &Path) -> io::Result<u64> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+#[path = "maintenance_tests.rs"]
+mod tests;

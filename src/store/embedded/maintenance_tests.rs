@@ -1,0 +1,156 @@
+use super::*;
+use crate::domain::{Status, Timestamp, Transaction};
+use crate::kv::EngineKind;
+use crate::store::conformance::transaction;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::{Filter, TransactionStore};
+use crate::telemetry::metrics::Metrics;
+
+const CACHE: usize = 1 << 20;
+
+fn store(folder: &DataFolder) -> EmbeddedStore {
+    let metrics = Metrics::new().expect("metrics").store();
+    EmbeddedStore::open(folder.engine(), &folder.store(), CACHE, metrics).expect("opens")
+}
+
+/// A folder with ten pending transactions.
+async fn filled(kind: EngineKind, place: &Path) -> (DataFolder, Vec<Transaction>) {
+    let folder = DataFolder::hold(place, kind).expect("holds");
+    let store = store(&folder);
+    let all: Vec<_> = (0..10)
+        .map(|n| transaction("main", Some(&format!("key-{n}"))))
+        .collect();
+    for tx in &all {
+        store.insert(tx).await.expect("inserts");
+    }
+    drop(store);
+    (folder, all)
+}
+
+fn tamper(folder: &DataFolder, change: impl FnOnce(&dyn KvEngine, &mut Batch)) {
+    let engine = open(folder, CACHE).expect("opens");
+    let mut batch = Batch::default();
+    change(&*engine, &mut batch);
+    engine.commit(batch).expect("commits");
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_found_and_mended() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, all) = filled(kind, place.path()).await;
+        tamper(&folder, |engine, batch| {
+            for (key, _) in keys::index(&all[0]) {
+                batch.delete(key);
+            }
+            let stranger = transaction("main", Some("stranger"));
+            for (key, value) in keys::index(&stranger) {
+                batch.put(key, value);
+            }
+            let mut damaged = engine
+                .get(&keys::record(all[1].id))
+                .expect("reads")
+                .expect("is there");
+            let middle = damaged.len() / 2;
+            damaged[middle] ^= 1;
+            batch.put(keys::record(all[1].id), damaged);
+        });
+        let found = check(&folder, CACHE).expect("checks").findings;
+        let count = |wanted: fn(&Finding) -> bool| found.iter().filter(|finding| wanted(finding)).count();
+        assert_eq!(
+            count(|f| matches!(f, Finding::Missing { .. })),
+            3,
+            "{kind}: {found:?}"
+        );
+        assert_eq!(
+            count(|f| matches!(f, Finding::Unreadable { .. })),
+            1,
+            "{kind}: {found:?}"
+        );
+        // The stranger's three entries, and those of the record that cannot be read.
+        assert_eq!(
+            count(|f| matches!(f, Finding::Stale { .. })),
+            6,
+            "{kind}: {found:?}"
+        );
+        assert_eq!(
+            count(|f| matches!(f, Finding::Miscounted { .. })),
+            1,
+            "{kind}: {found:?}"
+        );
+
+        let quarantine = repair(&folder, CACHE)
+            .expect("repairs")
+            .quarantine
+            .expect("one was moved away");
+        let moved = std::fs::read_to_string(quarantine).expect("reads");
+        assert_eq!(moved.lines().count(), 1, "{kind}");
+        let report = check(&folder, CACHE).expect("checks");
+        assert_eq!(
+            (report.findings.as_slice(), report.records()),
+            ([].as_slice(), 9),
+            "{kind}"
+        );
+
+        let store = store(&folder);
+        let due = store
+            .due(&all[0].request.ledger, Timestamp::from_millis(u64::MAX), 99)
+            .await
+            .expect("reads");
+        assert!(
+            due.ids.contains(&all[0].id) && !due.ids.contains(&all[1].id),
+            "{kind}"
+        );
+        let found = store.find_by_idempotency_key("key-0").await.expect("reads");
+        assert_eq!(found.map(|tx| tx.id), Some(all[0].id), "{kind}");
+        assert_eq!(
+            store.counts()[&(all[0].request.ledger.clone(), Status::Pending)],
+            9,
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn compaction_keeps_every_record_and_gives_back_space() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, all) = filled(kind, place.path()).await;
+        tamper(&folder, |_, batch| {
+            for n in 0_u32..2_000 {
+                batch.put([b"z", n.to_be_bytes().as_slice()].concat(), vec![7; 2_000]);
+            }
+        });
+        tamper(&folder, |_, batch| {
+            for n in 0_u32..2_000 {
+                batch.delete([b"z", n.to_be_bytes().as_slice()].concat());
+            }
+        });
+        let (before, after) = compact(&folder, CACHE).expect("compacts");
+        assert!(after < before, "{kind}: {before} before, {after} after");
+        let page = store(&folder)
+            .list(&Filter::default(), None, 99)
+            .await
+            .expect("lists");
+        assert_eq!(page.items.len(), all.len(), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_refused_with_the_remedy() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, _) = filled(kind, place.path()).await;
+        tamper(&folder, |_, batch| {
+            batch.put(keys::FORMAT.to_vec(), 2_u64.to_be_bytes().to_vec())
+        });
+        let refusal = check(&folder, CACHE).expect_err("is newer").to_string();
+        assert!(
+            refusal.contains("start the newer sluicegate"),
+            "{kind}: {refusal}"
+        );
+        let metrics = Metrics::new().expect("metrics").store();
+        let opened = EmbeddedStore::open(kind, &folder.store(), CACHE, metrics);
+        assert!(matches!(opened, Err(StoreError::Damaged(_))), "{kind}");
+    }
+}
