@@ -14,7 +14,7 @@ use crate::{app, telemetry};
 ///
 /// Accepts transactions over HTTP, keeps them safe and brings them to their ledgers. SIGTERM or Ctrl-C stops
 /// it in an orderly way: open requests are answered, submissions under way may finish
-/// ([shutdown] drain_seconds), and what remains goes on after the next start.
+/// (shutdown.drain_seconds), and what remains goes on after the next start.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sluicegate serve

@@ -12,7 +12,7 @@ use crate::store::embedded::{self, DataFolder, Finding, Report};
 
 /// Check, repair or compact the embedded database (the gateway must be stopped)
 ///
-/// The database is the one of the configuration ([store] path and engine). Only one process can have it
+/// The database is the one of the configuration (store.path and store.engine). Only one process can have it
 /// open, so stop the gateway first; the commands refuse to run beside it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
