@@ -12,12 +12,13 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::future::select_all;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{BackendSettings, LedgerSettings, Settings};
-use crate::domain::LedgerName;
+use crate::domain::{LedgerName, Status};
 use crate::gateway::{Gateway, Parts};
 use crate::http;
 use crate::kv;
@@ -91,6 +92,15 @@ pub async fn build_with(
         )
         .with_context(|| format!("open {}", folder.store().display()))?,
     );
+    for ((ledger, _), count) in store
+        .counts()
+        .iter()
+        .filter(|((_, status), count)| *status == Status::Pending && **count > 0)
+    {
+        if !settings.ledgers.contains_key(ledger) {
+            tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
+        }
+    }
     let queue = Arc::new(EmbeddedQueue::new(store.clone(), clock.clone()));
     let hub = Arc::new(StatusHub::default());
     let tasks = TaskTracker::new();
@@ -207,20 +217,26 @@ impl App {
             drain,
             tasks.clone(),
         );
-        let mut vital = vec![tasks.spawn(server), tasks.spawn(reconciler.run(stop.clone()))];
-        for lane in lanes {
-            vital.push(tasks.spawn(lane.run(stop.clone(), drain)));
-        }
+        let mut vital: Vec<_> = lanes
+            .into_iter()
+            .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))
+            .collect();
+        vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,
             (ended, _, _) = select_all(&mut vital) => Some(ended),
         };
         stop.cancel();
+        // In order: the lanes settle what is in flight; then nobody has anything left to wait for; then the
+        // server can finish its answers.
+        let server = vital.pop();
+        for task in vital.into_iter().filter(|task| !task.is_finished()) {
+            ended(task).await;
+        }
         hub.release_all();
-        for task in vital.iter_mut().filter(|task| !task.is_finished()) {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the gateway ended badly");
-            }
+        if let Some(server) = server.filter(|server| !server.is_finished()) {
+            ended(server).await;
         }
         ledgers_stop.cancel();
         tasks.close();
@@ -235,5 +251,11 @@ impl App {
             Some(Ok(())) => anyhow::bail!("a part of the gateway stopped without being told to"),
             Some(Err(error)) => Err(error).context("a part of the gateway failed"),
         }
+    }
+}
+
+async fn ended(task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "a part of the gateway ended badly");
     }
 }

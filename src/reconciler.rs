@@ -48,8 +48,12 @@ impl Reconciler {
                 () = self.clock.sleep(ROUND) => {}
             }
             self.metrics.fold_samples();
-            if let Err(error) = self.round(round.is_multiple_of(PRUNE_EVERY)).await {
-                tracing::warn!(%error, "background care waits for the store");
+            // Each commit of a round stands by itself, so a round may be cut off between any two.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                result = self.round(round.is_multiple_of(PRUNE_EVERY)) => if let Err(error) = result {
+                    tracing::warn!(%error, "background care waits for the store");
+                },
             }
             round = round.wrapping_add(1);
         }
@@ -72,11 +76,10 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Fails what waits past its deadline. Answers how many it found.
+    /// Fails what waits past its deadline. Answers how many it failed.
     async fn expire(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
         let expired = self.store.expired(now, EXPIRE_AT_ONCE).await?;
-        let found = expired.len();
         let changes: Vec<_> = expired
             .into_iter()
             .filter_map(|old| {
@@ -86,10 +89,12 @@ impl Reconciler {
             .collect();
         let news: Vec<_> = changes.iter().map(|change| change.new.clone()).collect();
         let made = self.store.compare_and_swap(changes).await?;
+        let mut failed = 0;
         for (tx, _) in news.iter().zip(made).filter(|(_, made)| *made) {
+            failed += 1;
             self.metrics.lane(&tx.request.ledger).settled("expired");
             self.hub.changed(tx);
         }
-        Ok(found)
+        Ok(failed)
     }
 }

@@ -14,7 +14,7 @@ use super::time::Timestamp;
 /// Leases save work; the version check keeps it correct.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// The worker that holds it.
+    /// The worker that holds it; for people, nothing is decided by it.
     pub owner: String,
     /// When others may take over.
     pub until: Timestamp,
@@ -24,7 +24,7 @@ pub struct Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// Its deadline passed before it was submitted.
+    /// Its deadline passed while it waited for a try.
     Expired,
     /// The ledger or the contract refuses it.
     Rejected,
@@ -274,7 +274,7 @@ impl State {
                 Event::Claimed { lease } => Ok(Self::Preparing { lease }),
                 Event::Expired => Ok(Self::failed(
                     FailureCode::Expired,
-                    "its deadline passed before it was submitted".to_owned(),
+                    "its deadline passed before it took effect".to_owned(),
                     None,
                 )),
                 other => Err(illegal(&other)),

@@ -245,7 +245,7 @@ impl Transaction {
         self.status() != Status::Pending
     }
 
-    /// The moment past which it must not be submitted for the first time.
+    /// The moment past which it no further try is begun.
     pub fn expires_at(&self) -> Option<Timestamp> {
         let seconds = self.request.expires_in_seconds?;
         Some(

@@ -200,7 +200,7 @@ impl Gateway {
         let waiter = self.0.hub.listen(id);
         let settled = waiter.settled();
         match self.get(id).await? {
-            Some(tx) if !tx.is_settled() && !at_most.is_zero() => {}
+            Some(tx) if !tx.is_settled() && !at_most.is_zero() && !self.0.hub.is_released() => {}
             now => return Ok(now),
         }
         tokio::select! {

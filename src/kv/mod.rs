@@ -24,7 +24,8 @@ pub enum KvError {
     /// same call can succeed once the disk is well again.
     #[error("the disk refused: {0}")]
     Disk(String),
-    /// The engine does not try: there is no room, or it failed before and cannot go on. Nothing was written.
+    /// The engine does not go on: there is no room, or a write failed and it cannot be opened anew. What was
+    /// asked may have happened only if it is the write that failed.
     #[error("{0}")]
     Refused(String),
     /// Somebody else has the file open.

@@ -1,12 +1,13 @@
 //! Recovery from a disk that failed for a while.
 //!
-//! Both engines refuse everything after their first failed write, for good reason: what is in memory may
-//! no longer be what is on the disk. So after [`KvError::Disk`] the engine is closed, and the next call
-//! opens it anew from what the disk really has.
+//! An engine refuses everything after its first failed write, for good reason: what is in memory may no
+//! longer be what is on the disk. So after [`KvError::Disk`] the engine is closed and opened anew by the next
+//! call that finds nobody inside it. (What it then reads may still come from the system's page cache; a disk
+//! whose sync fails and which then loses power can lose what a failed sync left open.)
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, TryLockError};
 
 use super::{Batch, KvEngine, KvError, Order, Visit};
 
@@ -16,6 +17,8 @@ pub(super) struct Reopening {
     opener: Opener,
     /// Whether trouble was reported and its end was not.
     troubled: AtomicBool,
+    /// Whether the engine has to be opened anew before it is used again.
+    broken: AtomicBool,
     engine: RwLock<Option<Box<dyn KvEngine>>>,
 }
 
@@ -25,26 +28,23 @@ impl Reopening {
         Ok(Self {
             opener,
             troubled: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             engine,
         })
     }
 
     fn with<T>(&self, call: impl FnOnce(&dyn KvEngine) -> Result<T, KvError>) -> Result<T, KvError> {
-        let result = loop {
-            // A poisoned lock only means that a call panicked; the slot itself is always whole.
-            let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(engine) = engine.as_deref() {
-                break call(engine);
-            }
-            drop(engine);
-            let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
-            if slot.is_none() {
-                *slot = Some((self.opener)()?);
-            }
+        if self.broken.load(Ordering::Acquire) {
+            self.reopen()?;
+        }
+        // A poisoned lock only means that a call panicked; the slot itself is always whole.
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(engine) = engine.as_deref() else {
+            return Err(KvError::Refused("the file is not open".to_owned()));
         };
+        let result = call(engine);
         if let Err(KvError::Disk(detail)) = &result {
-            let mut slot = self.engine.write().unwrap_or_else(PoisonError::into_inner);
-            *slot = None;
+            self.broken.store(true, Ordering::Release);
             if !self.troubled.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     detail,
@@ -53,6 +53,24 @@ impl Reopening {
             }
         }
         result
+    }
+
+    /// Never waits for the lock: a scan may be calling from within a scan, and would wait for itself.
+    fn reopen(&self) -> Result<(), KvError> {
+        let mut slot = match self.engine.try_write() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(KvError::Refused("the file is about to be opened anew".to_owned()));
+            }
+        };
+        if self.broken.load(Ordering::Acquire) {
+            // Closed first: an engine locks its file.
+            *slot = None;
+            *slot = Some((self.opener)()?);
+            self.broken.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 }
 

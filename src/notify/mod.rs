@@ -4,6 +4,7 @@
 //! transactions that nobody waits for.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -12,7 +13,11 @@ use crate::domain::{Transaction, TransactionId};
 
 /// Waiters by transaction.
 #[derive(Default)]
-pub struct StatusHub(Mutex<HashMap<TransactionId, Waiting>>);
+pub struct StatusHub {
+    waiting: Mutex<HashMap<TransactionId, Waiting>>,
+    /// Set once the process is about to end.
+    released: AtomicBool,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -30,7 +35,7 @@ pub struct Waiter {
 impl StatusHub {
     /// Starts to listen. Read the record after this and before [`Waiter::settled`], and no change is missed.
     pub fn listen(self: &Arc<Self>, id: TransactionId) -> Waiter {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = map.entry(id).or_default();
         waiting.waiters += 1;
         Waiter {
@@ -42,8 +47,15 @@ impl StatusHub {
 
     /// The process is about to end: everybody reads the record as it stands and goes.
     pub fn release_all(&self) {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that whoever starts to listen is either told or sees the flag.
+        let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.released.store(true, Ordering::Release);
         map.values().for_each(|waiting| waiting.settled.notify_waiters());
+    }
+
+    /// Whether there is no point in waiting any more.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
     }
 
     /// A new version of a transaction was stored.
@@ -51,7 +63,7 @@ impl StatusHub {
         if !tx.is_settled() {
             return;
         }
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = map.get(&tx.id) {
             waiting.settled.notify_waiters();
         }
@@ -68,7 +80,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut map = self.hub.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.hub.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = map.get_mut(&self.id) {
             waiting.waiters -= 1;
             if waiting.waiters == 0 {

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::domain::{LedgerName, TransactionId};
 use crate::store::TransactionStore;
 
-/// A clock that was set back must not put off what is due for longer than this.
+/// A clock that jumps ahead makes things due early; that is noticed after so long at the latest.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 
 /// [`WorkQueue`] over the due marks of a [`TransactionStore`].

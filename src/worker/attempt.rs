@@ -3,15 +3,15 @@
 //! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
 //! then stands in the last stored state, from which the next delivery goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
 
 use super::Lane;
 use super::in_flight::Slot;
 use crate::domain::{
-    Cause, Decision, Event, IllegalTransition, Lease, Outcome, Prepared, RetrySettings, State, Timestamp,
-    Transaction,
+    Cause, Decision, Event, IllegalTransition, Lease, LedgerTxId, Outcome, Prepared, Request, RetrySettings,
+    State, Timestamp, Transaction,
 };
 use crate::ledger::{PrepareError, SubmitError};
 use crate::queue::Delivery;
@@ -32,16 +32,24 @@ impl Lane {
     async fn try_work_off(&self, batch: Vec<Delivery>, mut slots: Vec<Slot>) -> Result<(), StoreError> {
         let now = self.parts.clock.now();
         let mut claims = Vec::new();
-        for delivery in &batch {
-            if let Some(old) = self.parts.store.get(delivery.id).await?
-                && let Some(new) = self.claim(&old, now)
-            {
-                claims.push(Change { old, new });
+        let mut readable = Vec::new();
+        for delivery in batch {
+            match self.parts.store.get(delivery.id).await {
+                Ok(Some(old)) => {
+                    readable.push(delivery);
+                    if let Some(new) = self.claim(&old, now) {
+                        claims.push(Change { old, new });
+                    }
+                }
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // It must not hold up its neighbours, nor come again and again.
+                Ok(None) => self.set_aside(delivery, "its record is missing"),
+                Err(StoreError::Damaged(reason)) => self.set_aside(delivery, &reason),
             }
         }
         let claimed = self.store_changes(claims).await?;
         // Stored: from here on leases and checks bring them back, not the queue.
-        batch.into_iter().for_each(Delivery::ack);
+        readable.into_iter().for_each(Delivery::ack);
 
         let (mut fresh, mut checks) = (Vec::new(), Vec::new());
         for tx in claimed {
@@ -52,14 +60,26 @@ impl Lane {
             }
         }
         let rest = slots.split_off(fresh.len());
-        tokio::try_join!(self.attempt(fresh, slots), self.check(checks, rest))?;
-        Ok(())
+        // Both to their end: a failure of one must not cut off the other between a commit and a send.
+        let (attempted, checked) = tokio::join!(self.attempt(fresh, slots), self.check(checks, rest));
+        attempted.and(checked)
+    }
+
+    /// Keeps a delivery that leads to no readable record on loan until the process ends.
+    fn set_aside(&self, delivery: Delivery, reason: &str) {
+        tracing::error!(tx.id = %delivery.id, reason, "set aside until the next start; run `sluicegate store check`");
+        self.aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(delivery);
     }
 
     /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
     fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
         let settings = &self.parts.settings;
-        if old.state.due().is_none_or(|due| due > now) {
+        // A first try is due whatever the clock said when it was accepted.
+        let first = matches!(old.state, State::Pending { .. }) && old.attempts == 0;
+        if !first && old.state.due().is_none_or(|due| due > now) {
             return None;
         }
         let begin = |tx: &Transaction| {
@@ -93,7 +113,7 @@ impl Lane {
     /// Prepares, stores what was prepared, and only then sends it.
     async fn attempt(&self, fresh: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
         let events = join_all(fresh.iter().map(|tx| async {
-            match self.parts.ledger.prepare(&tx.request).await {
+            match self.prepare(&tx.request).await {
                 Ok(sent) => {
                     let check_at = self.parts.clock.now().plus(self.parts.settings.check_after);
                     Event::Prepared { sent, check_at }
@@ -117,7 +137,7 @@ impl Lane {
         for (tx, slot) in stored.into_iter().zip(slots) {
             if let State::Submitted { sent, .. } = &tx.state {
                 let sent = sent.clone();
-                self.in_flight.expect(tx, slot);
+                self.in_flight.expect(tx, slot, self.parts.settings.check_after);
                 sends.push(sent);
             }
         }
@@ -129,7 +149,7 @@ impl Lane {
     async fn check(&self, checks: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
         let outcomes = join_all(checks.iter().map(|tx| async {
             match tx.state.sent() {
-                Some(sent) => self.parts.ledger.lookup(&sent.tx_id).await,
+                Some(sent) => self.lookup(&sent.tx_id).await,
                 None => Outcome::Unknown(Cause::new("NOT_SENT", "nothing was sent")),
             }
         }))
@@ -143,7 +163,7 @@ impl Lane {
             match outcome {
                 Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
                 Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
-                    self.in_flight.expect(tx, slot);
+                    self.in_flight.expect(tx, slot, self.parts.settings.check_after);
                     resends.push(sent);
                 }
                 Outcome::Unknown(cause) => {
@@ -167,7 +187,7 @@ impl Lane {
 
     /// Sends stored bytes whose outcomes are already awaited.
     async fn submit(&self, sends: Vec<Prepared>) -> Result<(), StoreError> {
-        let results = join_all(sends.iter().map(|sent| self.parts.ledger.submit(sent))).await;
+        let results = join_all(sends.iter().map(|sent| self.send(sent))).await;
         let mut rejected = Vec::new();
         for (sent, result) in sends.iter().zip(results) {
             match result {
@@ -189,6 +209,30 @@ impl Lane {
             }
         }
         self.settle(rejected).await
+    }
+
+    /// No call to a ledger may take longer than half a lease: a ledger that hangs is one that is unavailable,
+    /// and where it may have been reached, one that cannot tell.
+    async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, Cause> {
+        let limit = self.parts.settings.lease / 2;
+        let late = |_| Cause::new("TIMEOUT", format!("the ledger did not answer within {limit:?}"));
+        tokio::time::timeout(limit, call).await.map_err(late)
+    }
+
+    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
+        let prepared = self.within(self.parts.ledger.prepare(request)).await;
+        prepared.unwrap_or_else(|late| Err(PrepareError::Unavailable(late)))
+    }
+
+    async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
+        self.within(self.parts.ledger.lookup(tx_id))
+            .await
+            .unwrap_or_else(Outcome::Unavailable)
+    }
+
+    async fn send(&self, sent: &Prepared) -> Result<(), SubmitError> {
+        let answer = self.within(self.parts.ledger.submit(sent)).await;
+        answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)))
     }
 
     /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up.

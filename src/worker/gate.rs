@@ -46,14 +46,23 @@ impl Gate {
 
     /// Waits until both are believed to work: at once normally, else probing the ledger with growing
     /// pauses. Cancel safe.
-    pub(crate) async fn pass(&self, name: &str, ledger: &dyn LedgerBackend) {
+    pub(crate) async fn pass(&self, name: &str, ledger: &dyn LedgerBackend, patience: Duration) {
         let paused = self.state().store_failed_until.take();
         if let Some(until) = paused {
             tokio::time::sleep_until(until.into()).await;
         }
         let mut pause = SHORTEST;
         while self.outage().is_some() {
-            match ledger.probe().await {
+            let late = |_| {
+                Err(Cause::new(
+                    "TIMEOUT",
+                    format!("the ledger did not answer within {patience:?}"),
+                ))
+            };
+            match tokio::time::timeout(patience, ledger.probe())
+                .await
+                .unwrap_or_else(late)
+            {
                 Ok(()) => {
                     self.state().outage = None;
                     tracing::info!(ledger = name, "the ledger is available again");

@@ -5,17 +5,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::domain::{LedgerTxId, State, Timestamp, Transaction};
+use crate::domain::{LedgerTxId, State, Transaction};
 
 /// One of `max_in_flight`, given back when dropped.
 pub(crate) type Slot = OwnedSemaphorePermit;
 
 struct Awaited {
     tx: Transaction,
-    check_at: Timestamp,
+    /// By the monotonic clock: a wall clock that is set back must not hold the slot.
+    until: Instant,
     _slot: Slot,
 }
 
@@ -27,15 +29,15 @@ impl InFlight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Awaits the outcome of a submitted transaction. To be called before it is sent.
-    pub(crate) fn expect(&self, tx: Transaction, slot: Slot) {
-        if let State::Submitted { sent, check_at } = &tx.state {
-            let (tx_id, check_at) = (sent.tx_id.clone(), *check_at);
+    /// Awaits the outcome of a submitted transaction for `at_most`. To be called before it is sent.
+    pub(crate) fn expect(&self, tx: Transaction, slot: Slot, at_most: Duration) {
+        if let State::Submitted { sent, .. } = &tx.state {
+            let (tx_id, until) = (sent.tx_id.clone(), Instant::now() + at_most);
             self.map().insert(
                 tx_id,
                 Awaited {
                     tx,
-                    check_at,
+                    until,
                     _slot: slot,
                 },
             );
@@ -48,7 +50,8 @@ impl InFlight {
     }
 
     /// Lets go of those whose check is due.
-    pub(crate) fn release_due(&self, now: Timestamp) {
-        self.map().retain(|_, awaited| awaited.check_at > now);
+    pub(crate) fn release_due(&self) {
+        let now = Instant::now();
+        self.map().retain(|_, awaited| awaited.until > now);
     }
 }

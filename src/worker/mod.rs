@@ -20,7 +20,7 @@ mod limiter;
 mod settle;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -74,6 +74,8 @@ pub struct Lane {
     gate: Gate,
     slots: Arc<Semaphore>,
     in_flight: InFlight,
+    /// Deliveries that lead to no readable record.
+    aside: Mutex<Vec<Delivery>>,
 }
 
 impl Lane {
@@ -85,6 +87,7 @@ impl Lane {
             gate: Gate::default(),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
             in_flight: InFlight::default(),
+            aside: Mutex::default(),
             parts,
         }
     }
@@ -95,7 +98,7 @@ impl Lane {
         // Subscribed before anything is sent, so no outcome is missed.
         let outcomes = self.parts.ledger.outcomes();
         let drained = CancellationToken::new();
-        let settling = self
+        let mut settling = self
             .parts
             .tasks
             .spawn(Arc::clone(&self).settle_outcomes(outcomes, drained.clone()));
@@ -103,9 +106,14 @@ impl Lane {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
+                // A lane that settles nothing is no lane; whoever runs it has to know.
+                ended = &mut settling => {
+                    tracing::error!(ledger = %self.parts.name, ?ended, "settling outcomes ended by itself");
+                    return;
+                }
                 result = self.consume(&mut carried) => if let Err(error) = result {
                     tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for its queue");
-                    self.parts.clock.sleep(QUEUE_PAUSE).await;
+                    tokio::time::sleep(QUEUE_PAUSE).await;
                 },
             }
         }
@@ -132,7 +140,9 @@ impl Lane {
         let parts = &self.parts;
         let mut consumer = parts.queue.consume(&parts.name).await?;
         loop {
-            self.gate.pass(parts.name.as_str(), &*parts.ledger).await;
+            self.gate
+                .pass(parts.name.as_str(), &*parts.ledger, parts.settings.lease / 2)
+                .await;
             if carried.is_empty() {
                 self.fill(&mut *consumer, carried).await?;
             }

@@ -26,7 +26,7 @@ impl Lane {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = sweep.tick() => self.in_flight.release_due(self.parts.clock.now()),
+                _ = sweep.tick() => self.in_flight.release_due(),
                 group = outcomes.next(), if open => match group {
                     Some(group) => {
                         let ours = group
@@ -40,7 +40,10 @@ impl Lane {
                         }
                     }
                     // Checks find the outcomes from now on.
-                    None => open = false,
+                    None => {
+                        tracing::error!(ledger = %self.parts.name, "the ledger tells no outcomes any more; it is asked for each");
+                        open = false;
+                    }
                 },
             }
         }

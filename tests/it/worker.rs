@@ -19,6 +19,7 @@ use sluicegate::domain::{
     Transaction, TransactionId,
 };
 use sluicegate::gateway::Gateway;
+use sluicegate::kv::{self, Batch, EngineKind};
 use sluicegate::ledger::{
     LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable,
 };
@@ -528,4 +529,35 @@ async fn i9_a_ledger_that_is_down_does_not_slow_another() {
         lab.settled(id).await;
     }
     lab.stop().await;
+}
+
+#[tokio::test]
+async fn i9_a_record_that_cannot_be_read_holds_up_no_other() {
+    let ledger = Scripted::new(&[], true);
+    ledger.down.store(true, Ordering::SeqCst);
+    let lab = Lab::start(&ledger, settings()).await;
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(lab.accept("Pay").await);
+    }
+    let folder = lab.stop().await;
+    damage(&folder.path().join("store.redb"), ids.remove(4));
+    ledger.down.store(false, Ordering::SeqCst);
+    let lab = Lab::reopen(&ledger, settings(), folder, Arc::new(SystemClock)).await;
+    for id in ids {
+        assert!(matches!(lab.settled(id).await.state, State::Done { .. }));
+    }
+    lab.stop().await;
+}
+
+/// Flips one bit in the middle of a stored record.
+fn damage(path: &std::path::Path, id: TransactionId) {
+    let engine = kv::open(EngineKind::Redb, path, 1 << 20).expect("opens");
+    let key = [b"r", id.as_bytes().as_slice()].concat();
+    let mut record = engine.get(&key).expect("reads").expect("is there");
+    let middle = record.len() / 2;
+    record[middle] ^= 1;
+    let mut batch = Batch::default();
+    batch.put(key, record);
+    engine.commit(batch).expect("commits");
 }

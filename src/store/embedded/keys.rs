@@ -8,9 +8,10 @@
 //! e deadline-ms id                  deadline of one that waits for a try
 //! i key                             idempotency key -> id
 //! c ledger 0 status                 how many
+//! q id                              a record that a repair set aside; its idempotency entry stays
 //! ```
 //!
-//! Every entry but `m` and `c` follows from the record alone ([`index`]), so the indexes can be rebuilt.
+//! Every entry but `m`, `c` and `q` follows from the record alone ([`index`]), so the indexes can be rebuilt.
 //! Ledger names hold no zero byte, and numbers are big-endian, so byte order is the order wanted.
 
 use crate::domain::{LedgerName, State, Status, Timestamp, Transaction, TransactionId};
@@ -23,6 +24,10 @@ pub(super) type Entry = (Vec<u8>, Vec<u8>);
 
 pub(super) fn record(id: TransactionId) -> Vec<u8> {
     [b"r", id.as_bytes().as_slice()].concat()
+}
+
+pub(super) fn set_aside(id: TransactionId) -> Vec<u8> {
+    [b"q", id.as_bytes().as_slice()].concat()
 }
 
 pub(super) fn listing(ledger: &LedgerName, status: Status, id: TransactionId) -> Vec<u8> {

@@ -182,7 +182,12 @@ pub(super) fn load(engine: &dyn KvEngine, ids: Vec<TransactionId>) -> Result<Vec
         .collect()
 }
 
+/// A record that cannot be read is reported and passed over: it must not hide the others.
 fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
     let bytes = engine.get(&keys::record(id)).map_err(store_error)?;
-    bytes.map(|bytes| record::decode(&bytes)).transpose()
+    Ok(bytes.and_then(|bytes| {
+        record::decode(&bytes)
+            .inspect_err(|error| tracing::error!(tx.id = %id, %error, "run `sluicegate store check`"))
+            .ok()
+    }))
 }

@@ -131,6 +131,10 @@ pub fn repair(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
                     none => none.insert(File::create(&path)?),
                 };
                 writeln!(file, "{} {}", key.escape_ascii(), STANDARD.encode(&value))?;
+                // Its effect may stand on the ledger: a repeat of its request must not become a new one.
+                if let Some(id) = keys::id(&key) {
+                    mending.put(keys::set_aside(id), Vec::new());
+                }
                 mending.delete(key);
             }
         }
@@ -188,9 +192,16 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
         each(engine, kind, &mut |key, value| {
             let id = keys::id(if kind == b"i" { value } else { key });
             let bytes = id.map(|id| engine.get(&keys::record(id))).transpose()?.flatten();
-            let wanted = bytes
-                .and_then(|bytes| record::decode(&bytes).ok())
-                .is_some_and(|tx| keys::index(&tx).iter().any(|(wanted, _)| wanted == key));
+            let aside = id
+                .map(|id| engine.get(&keys::set_aside(id)))
+                .transpose()?
+                .flatten();
+            let wanted = match bytes.map(|bytes| record::decode(&bytes)) {
+                Some(Ok(tx)) => keys::index(&tx).iter().any(|(wanted, _)| wanted == key),
+                // The key of a record that cannot be read stays taken.
+                Some(Err(_)) => kind == b"i",
+                None => kind == b"i" && aside.is_some(),
+            };
             if wanted {
                 return Ok(());
             }

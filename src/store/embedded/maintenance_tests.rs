@@ -67,10 +67,10 @@ async fn everything_that_is_wrong_is_found_and_mended() {
             1,
             "{kind}: {found:?}"
         );
-        // The stranger's three entries, and those of the record that cannot be read.
+        // The stranger's three entries, and those of the record that cannot be read, but for its key.
         assert_eq!(
             count(|f| matches!(f, Finding::Stale { .. })),
-            6,
+            5,
             "{kind}: {found:?}"
         );
         assert_eq!(
@@ -100,6 +100,11 @@ async fn everything_that_is_wrong_is_found_and_mended() {
         assert!(
             due.ids.contains(&all[0].id) && !due.ids.contains(&all[1].id),
             "{kind}"
+        );
+        let repeat = store.insert(&transaction("main", Some("key-1"))).await;
+        assert!(
+            matches!(repeat, Err(StoreError::Damaged(_))),
+            "{kind}: I2: {repeat:?}"
         );
         let found = store.find_by_idempotency_key("key-0").await.expect("reads");
         assert_eq!(found.map(|tx| tx.id), Some(all[0].id), "{kind}");
@@ -152,5 +157,23 @@ async fn a_store_of_a_newer_version_is_refused_with_the_remedy() {
         let metrics = Metrics::new().expect("metrics").store();
         let opened = EmbeddedStore::open(kind, &folder.store(), CACHE, metrics);
         assert!(matches!(opened, Err(StoreError::Damaged(_))), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn i9_a_record_that_cannot_be_read_hides_no_other() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, all) = filled(kind, place.path()).await;
+        tamper(&folder, |_, batch| {
+            batch.put(keys::record(all[3].id), b"nonsense".to_vec())
+        });
+        let store = store(&folder);
+        let page = store.list(&Filter::default(), None, 99).await.expect("lists");
+        assert_eq!(page.items.len(), all.len() - 1, "{kind}");
+        assert!(
+            matches!(store.get(all[3].id).await, Err(StoreError::Damaged(_))),
+            "{kind}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! The store that needs no other process: records and indexes in one embedded key-value file.
 //!
 //! - [`keys`] is the layout, [`record`] the encoding, [`writer`] the one thread that commits.
-//! - Reads go straight to the engine. A point read is done in place; what may visit many entries runs on a
-//!   blocking thread.
+//! - Reads go straight to the engine. A point read, and one of a few due marks, is done in place; what may
+//!   visit many entries runs on a blocking thread.
 //! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`.
 //!
 //! After a crash the file holds every commit that was answered; nothing has to be replayed.
@@ -15,6 +15,7 @@ mod record;
 mod writer;
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -64,7 +65,13 @@ impl EmbeddedStore {
         let (commands, waiting) = mpsc::channel(WAITING);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(waiting))
+            .spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| writer.run(waiting))).is_err() {
+                    // Nobody knows what is in memory now. What is on the disk is good: start from that.
+                    tracing::error!("the store's writer panicked; the process ends to start from the disk");
+                    std::process::abort();
+                }
+            })
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self {
             engine,
@@ -212,6 +219,16 @@ impl TransactionStore for EmbeddedStore {
         match self.write(vec![insertion(tx)?]).await?.first() {
             Some(Verdict::Exists(id)) => match self.read(*id)? {
                 Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
+                None if self
+                    .engine
+                    .get(&keys::set_aside(*id))
+                    .map_err(store_error)?
+                    .is_some() =>
+                {
+                    Err(StoreError::Damaged(format!(
+                        "the record {id} was set aside by a repair"
+                    )))
+                }
                 // Retention removed it in the same moment; a repeat of the request will be a new one.
                 None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
             },
@@ -244,9 +261,11 @@ impl TransactionStore for EmbeddedStore {
     }
 
     async fn due(&self, ledger: &LedgerName, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
-        let mut first = self.marks(&keys::due_prefix(ledger, 0), now, limit)?;
+        // First tries are due whatever the clock said when they were accepted: it may have been set back since.
+        let ever = Timestamp::from_millis(u64::MAX);
+        let mut first = self.marks(&keys::due_prefix(ledger, 0), ever, limit)?;
         let mut again = self.marks(&keys::due_prefix(ledger, 1), now, limit)?;
-        let next = [first.next, again.next].into_iter().flatten().min();
+        let next = again.next;
         let (mut first, mut again) = (first.ids.drain(..), again.ids.drain(..));
         let mut ids = Vec::new();
         while ids.len() < limit {
