@@ -231,6 +231,7 @@ impl Lane {
     }
 
     async fn send(&self, sent: &Prepared) -> Result<(), SubmitError> {
+        self.pace.take(1).await;
         let answer = self.within(self.parts.ledger.submit(sent)).await;
         answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)))
     }

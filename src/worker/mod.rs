@@ -8,7 +8,7 @@
 //! - Before anything is sent, the bytes and the ledger's identifier are stored (I2).
 //! - A slot is held from the claim to the outcome, so `max_in_flight` bounds memory and load (I7); a
 //!   transaction in backoff holds none.
-//! - A permit is taken for everything that may send (I6).
+//! - A permit is taken for everything that may send, before it is claimed and again at the send (I6).
 //! - A crash leaves records in `Preparing` (the lease runs out: nothing was sent) or `Submitted` (the check
 //!   falls due: the ledger is asked, and the same bytes sent again if it has not seen them). The store's due
 //!   mark brings both back to this lane.
@@ -70,7 +70,10 @@ pub struct Lane {
     parts: LaneParts,
     /// Names this worker in leases.
     owner: String,
+    /// Lets batches begin at the pace of the ledger, so that nothing is claimed long before it can be sent.
     limiter: RateLimiter,
+    /// Holds the limit where it counts, at each send: what a slow disk delayed does not go out all at once.
+    pace: RateLimiter,
     gate: Gate,
     slots: Arc<Semaphore>,
     in_flight: InFlight,
@@ -84,6 +87,7 @@ impl Lane {
         Self {
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple()),
             limiter: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
+            pace: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
             gate: Gate::default(),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
             in_flight: InFlight::default(),
