@@ -132,6 +132,10 @@ pub async fn build_with(
         clock: clock.clone(),
         retention: settings.retention,
         metrics: metrics.clone(),
+        lanes: lanes
+            .iter()
+            .map(|(name, lane)| (name.clone(), lane.metrics().clone()))
+            .collect(),
     };
     let gateway = Arc::new(Gateway::new(Parts {
         store,

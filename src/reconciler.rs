@@ -6,6 +6,7 @@
 //!
 //! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::RetentionSettings;
-use crate::domain::{Event, Status};
+use crate::domain::{Event, LedgerName, Status};
 use crate::notify::StatusHub;
-use crate::store::{Change, StoreError, TransactionStore};
-use crate::telemetry::metrics::Metrics;
+use crate::store::{self, Change, StoreError, TransactionStore};
+use crate::telemetry::metrics::{LaneMetrics, Metrics};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// Retention is not urgent: it removes little at a time, so that nobody waits for its commits.
@@ -36,6 +37,8 @@ pub struct Reconciler {
     pub retention: RetentionSettings,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted for each ledger.
+    pub lanes: BTreeMap<LedgerName, LaneMetrics>,
 }
 
 impl Reconciler {
@@ -87,14 +90,13 @@ impl Reconciler {
                 Some(Change { old, new })
             })
             .collect();
-        let news: Vec<_> = changes.iter().map(|change| change.new.clone()).collect();
-        let made = self.store.compare_and_swap(changes).await?;
-        let mut failed = 0;
-        for (tx, _) in news.iter().zip(made).filter(|(_, made)| *made) {
-            failed += 1;
-            self.metrics.lane(&tx.request.ledger).settled("expired");
+        let failed = store::swap(&*self.store, changes).await?;
+        for tx in &failed {
+            if let Some(lane) = self.lanes.get(&tx.request.ledger) {
+                lane.settled("expired", tx.updated_at.since(tx.created_at));
+            }
             self.hub.changed(tx);
         }
-        Ok(failed)
+        Ok(failed.len())
     }
 }

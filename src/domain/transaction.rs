@@ -245,6 +245,14 @@ impl Transaction {
         self.status() != Status::Pending
     }
 
+    /// Whether a worker has to look at it now. A first try is due whatever the clock said when it was accepted:
+    /// it may have been set back since.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.state
+            .due()
+            .is_some_and(|due| self.attempts == 0 || due <= now)
+    }
+
     /// The moment past which it no further try is begun.
     pub fn expires_at(&self) -> Option<Timestamp> {
         let seconds = self.request.expires_in_seconds?;

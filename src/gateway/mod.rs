@@ -21,7 +21,7 @@ use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, Status, Transaction, TransactionId};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
-use crate::store::{Filter, Inserted, Page, StoreError, TransactionStore};
+use crate::store::{Counts, Filter, Inserted, Page, StoreError, TransactionStore};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Lane;
 
@@ -243,18 +243,13 @@ impl Gateway {
     /// Every lane, by name.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         let counts = self.0.store.counts();
-        let lanes = self.0.lanes.values().map(|lane| LaneStatus {
-            name: lane.name().clone(),
-            kind: lane.ledger().kind(),
-            backlog: counts
-                .get(&(lane.name().clone(), Status::Pending))
-                .copied()
-                .unwrap_or_default(),
-            in_flight: lane.in_flight(),
-            outage: lane.outage(),
-            settings: *lane.settings(),
-        });
-        lanes.collect()
+        self.0.lanes.values().map(|lane| status(lane, &counts)).collect()
+    }
+
+    /// The lane of one ledger.
+    pub fn lane(&self, ledger: &str) -> Option<LaneStatus> {
+        let lane = self.0.lanes.get(ledger)?;
+        Some(status(lane, &self.0.store.counts()))
     }
 
     /// Whether a request would be accepted now.
@@ -267,16 +262,27 @@ impl Gateway {
 
     /// All metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        for status in self.lanes() {
-            if let Some(lane) = self.0.lanes.get(&status.name) {
-                let metrics = lane.metrics();
-                metrics.backlog.set(status.backlog as f64);
-                metrics.in_flight.set(status.in_flight as f64);
-                metrics
-                    .available
-                    .set(if status.outage.is_none() { 1.0 } else { 0.0 });
-            }
+        let counts = self.0.store.counts();
+        for lane in self.0.lanes.values() {
+            let (status, metrics) = (status(lane, &counts), lane.metrics());
+            metrics.backlog.set(status.backlog as f64);
+            metrics.in_flight.set(status.in_flight as f64);
+            metrics
+                .available
+                .set(if status.outage.is_none() { 1.0 } else { 0.0 });
         }
         self.0.metrics.render()
+    }
+}
+
+fn status(lane: &Lane, counts: &Counts) -> LaneStatus {
+    let backlog = counts.get(&(lane.name().clone(), Status::Pending));
+    LaneStatus {
+        name: lane.name().clone(),
+        kind: lane.ledger().kind(),
+        backlog: backlog.copied().unwrap_or_default(),
+        in_flight: lane.in_flight(),
+        outage: lane.outage(),
+        settings: *lane.settings(),
     }
 }

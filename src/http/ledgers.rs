@@ -20,11 +20,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 
 /// `GET /v1/ledgers/{name}`.
 pub(crate) async fn get(State(api): State<Api>, Name(name): Name) -> Result<Response, ApiError> {
-    let lane = api
-        .gateway
-        .lanes()
-        .into_iter()
-        .find(|lane| lane.name.as_str() == name);
+    let lane = api.gateway.lane(&name);
     let lane = lane.ok_or_else(|| ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(&name).detail))?;
     Ok(json(StatusCode::OK, &LaneView::from(lane)))
 }

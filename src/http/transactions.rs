@@ -47,10 +47,7 @@ pub(crate) async fn submit(
     if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{}", transaction.id)) {
         headers.insert(header::LOCATION, location);
     }
-    headers.insert(header::ETAG, etag(&transaction));
-    if !transaction.is_settled() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
+    describe(headers, &transaction);
     if wait.is_some() {
         headers.insert("preference-applied", HeaderValue::from_static("wait"));
     }
@@ -69,12 +66,7 @@ impl Api {
         if backpressure.mode != BackpressureMode::Control {
             return;
         }
-        let Some(lane) = self
-            .gateway
-            .lanes()
-            .into_iter()
-            .find(|lane| lane.name.as_str() == ledger)
-        else {
+        let Some(lane) = self.gateway.lane(ledger) else {
             return;
         };
         let rate = lane.settings.rate_per_second;
@@ -99,18 +91,12 @@ pub(crate) async fn get(
 ) -> Result<Response, ApiError> {
     let wait = params::wait_only(pairs, api.longest_wait)?;
     let tx = find(&id, |id| api.gateway.wait(id, wait)).await?;
-    let etag = etag(&tx);
-    let mut response = if params::if_none_match(&headers, &etag) {
+    let mut response = if params::if_none_match(&headers, &etag(&tx)) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         json(StatusCode::OK, &TransactionView::from(&tx))
     };
-    response.headers_mut().insert(header::ETAG, etag);
-    if !tx.is_settled() {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
+    describe(response.headers_mut(), &tx);
     Ok(response)
 }
 
@@ -143,6 +129,14 @@ where
     })?;
     let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
     read(id).await?.ok_or_else(missing)
+}
+
+/// What the headers tell of a record: its version, and when to ask again.
+fn describe(headers: &mut HeaderMap, tx: &Transaction) {
+    headers.insert(header::ETAG, etag(tx));
+    if !tx.is_settled() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
 }
 
 fn etag(tx: &Transaction) -> HeaderValue {

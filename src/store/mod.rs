@@ -48,6 +48,20 @@ pub struct Change {
     pub new: Transaction,
 }
 
+/// Makes changes in one commit and answers the new records of those that were made, in order.
+///
+/// # Errors
+/// [`StoreError`], as [`TransactionStore::compare_and_swap`].
+pub async fn swap(
+    store: &dyn TransactionStore,
+    changes: Vec<Change>,
+) -> Result<Vec<Transaction>, StoreError> {
+    let mut news: Vec<_> = changes.iter().map(|change| change.new.clone()).collect();
+    let mut made = store.compare_and_swap(changes).await?.into_iter();
+    news.retain(|_| made.next().unwrap_or(false));
+    Ok(news)
+}
+
 /// What a worker of one ledger has to look at.
 #[derive(Debug, Default)]
 pub struct Due {

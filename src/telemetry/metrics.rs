@@ -172,9 +172,10 @@ pub struct LaneMetrics {
 }
 
 impl LaneMetrics {
-    /// Counts a settled transaction: `outcome` is `done` or a failure code.
-    pub fn settled(&self, outcome: &'static str) {
+    /// Counts a transaction that was settled so long after its acceptance: `outcome` is `done` or a failure code.
+    pub fn settled(&self, outcome: &'static str, end_to_end: Duration) {
         self.count("sluicegate_settled_total", "outcome", outcome);
+        self.end_to_end.record(end_to_end.as_secs_f64());
     }
 
     /// Counts another try: `reason` is `conflict`, `outage` or `lease_lost`.

@@ -77,9 +77,7 @@ impl Lane {
     /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
     fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
         let settings = &self.parts.settings;
-        // A first try is due whatever the clock said when it was accepted.
-        let first = matches!(old.state, State::Pending { .. }) && old.attempts == 0;
-        if !first && old.state.due().is_none_or(|due| due > now) {
+        if !old.is_due(now) {
             return None;
         }
         let begin = |tx: &Transaction| {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lane;
 use crate::domain::{AttemptOutcome, Event, Outcome, State, Transaction};
 use crate::ledger::Outcomes;
-use crate::store::{Change, StoreError};
+use crate::store::{self, Change, StoreError};
 
 /// How often entries whose check is due are let go.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -109,9 +109,7 @@ impl Lane {
 
     /// Stores changes in one commit, counts and tells those that were made, and answers them in order.
     pub(super) async fn store_changes(&self, changes: Vec<Change>) -> Result<Vec<Transaction>, StoreError> {
-        let mut news: Vec<_> = changes.iter().map(|change| change.new.clone()).collect();
-        let mut made = self.parts.store.compare_and_swap(changes).await?.into_iter();
-        news.retain(|_| made.next().unwrap_or(false));
+        let news = store::swap(&*self.parts.store, changes).await?;
         for tx in &news {
             self.count(tx);
             self.parts.hub.changed(tx);
@@ -143,10 +141,7 @@ impl Lane {
             State::Parked { .. } => return metrics.parked.increment(1),
             State::Preparing { .. } | State::Submitted { .. } => return,
         };
-        metrics.settled(outcome);
-        metrics
-            .end_to_end
-            .record(tx.updated_at.since(tx.created_at).as_secs_f64());
+        metrics.settled(outcome, tx.updated_at.since(tx.created_at));
         tracing::debug!(tx.id = %tx.id, outcome, attempts = tx.attempts, "settled");
     }
 }
