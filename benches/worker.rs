@@ -20,7 +20,9 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use sluicegate::app;
 use sluicegate::clock::SystemClock;
-use sluicegate::config::{BackendSettings, Settings, SimulatorSettings};
+use sluicegate::config::{
+    BackendSettings, EmbeddedStoreSettings, Settings, SimulatorSettings, StoreSettings,
+};
 use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Request};
 use sluicegate::kv::{self, EngineKind};
 use sluicegate::ledger::LedgerBackend;
@@ -125,8 +127,11 @@ impl Direct {
 fn settings(engine: EngineKind, blocks: SimulatorSettings, folder: &std::path::Path) -> Settings {
     let mut settings = Settings::default();
     settings.http.listen.set_port(0);
-    settings.store.path = folder.to_owned();
-    settings.store.engine = engine;
+    settings.store = StoreSettings::Embedded(EmbeddedStoreSettings {
+        path: folder.to_owned(),
+        engine,
+        ..EmbeddedStoreSettings::default()
+    });
     let main = settings.ledgers.get_mut("main").expect("main");
     main.backend = BackendSettings::Simulator(blocks);
     main.worker.rate_per_second = 1_000_000.0;

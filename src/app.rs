@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{BackendSettings, LedgerSettings, Settings};
-use crate::domain::{LedgerName, Status};
+use crate::config::{BackendSettings, LedgerSettings, Settings, StoreSettings};
+use crate::domain::LedgerName;
 use crate::gateway::{Gateway, Parts};
 use crate::http;
 use crate::kv;
@@ -81,23 +81,22 @@ pub async fn build_with(
     })?;
     let address = listener.local_addr().context("read the listening address")?;
 
-    let folder = DataFolder::hold(&settings.store.path, settings.store.engine)?;
+    let StoreSettings::Embedded(embedded) = &settings.store else {
+        anyhow::bail!("not built yet");
+    };
+    let folder = DataFolder::hold(&embedded.path, embedded.engine)?;
     let metrics = Metrics::new().context("set up metrics")?;
     let store: Arc<dyn TransactionStore> = Arc::new(
         EmbeddedStore::open(
             folder.engine(),
             &folder.store(),
-            settings.store.cache_bytes,
+            embedded.cache_bytes,
             metrics.store(),
         )
         .with_context(|| format!("open {}", folder.store().display()))?,
     );
-    for ((ledger, _), count) in store
-        .counts()
-        .iter()
-        .filter(|((_, status), count)| *status == Status::Pending && **count > 0)
-    {
-        if !settings.ledgers.contains_key(ledger) {
+    for (ledger, count) in &store.backlog() {
+        if *count > 0 && !settings.ledgers.contains_key(ledger) {
             tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
         }
     }

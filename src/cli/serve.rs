@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, print};
-use crate::config::{self, BackendSettings, Settings};
+use crate::config::{self, BackendSettings, QueueSettings, Settings, StoreSettings};
 use crate::{app, telemetry};
 
 /// Run the gateway
@@ -66,11 +66,18 @@ fn summary(settings: &Settings) -> String {
             format!("{name} ({kind}, up to {} tx/s)", ledger.worker.rate_per_second)
         })
         .collect();
-    let store = &settings.store;
+    let store = match &settings.store {
+        StoreSettings::Embedded(store) => {
+            format!("{} ({}, in this process)", store.path.display(), store.engine)
+        }
+        StoreSettings::Postgres(store) => store.url.to_string(),
+    };
+    let queue = match &settings.queue {
+        QueueSettings::Embedded => "embedded".to_owned(),
+        QueueSettings::RabbitMq(queue) => format!("{} ({} queues)", queue.url, queue.queue_type.as_str()),
+    };
     format!(
-        "  store    {} ({}, in this process)\n  queue    embedded\n  ledgers  {}",
-        store.path.display(),
-        store.engine,
+        "  store    {store}\n  queue    {queue}\n  ledgers  {}",
         ledgers.join(", ")
     )
 }

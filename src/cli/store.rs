@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
 
 use super::{ConfigArgs, print};
-use crate::config;
+use crate::config::{self, StoreSettings};
 use crate::store::embedded::{self, DataFolder, Finding, Report};
 
 /// Check, repair or compact the embedded database (the gateway must be stopped)
@@ -50,7 +50,11 @@ const SHOWN: usize = 100;
 
 pub(super) fn run(args: &StoreArgs) -> anyhow::Result<ExitCode> {
     let (Action::Check(at) | Action::Repair(at) | Action::Compact(at)) = &args.action;
-    let settings = config::load(at.config.as_deref())?.settings.store;
+    let StoreSettings::Embedded(settings) = config::load(at.config.as_deref())?.settings.store else {
+        anyhow::bail!(
+            "store.kind is not \"embedded\": PostgreSQL has its own tools to check and compact a database"
+        );
+    };
     if !settings.path.exists() {
         anyhow::bail!(
             "there is no data folder {}; is store.path right?",

@@ -7,9 +7,12 @@
 //!
 //! `tree` holds what was written and where, `reader` takes it apart key by key, `schema` lists the keys.
 
+mod postgres;
 mod problem;
+mod rabbitmq;
 mod reader;
 mod schema;
+mod server_url;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -20,11 +23,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use postgres::PostgresSettings;
 pub use problem::{ConfigError, Origin, Problem};
+pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
+pub use server_url::ServerUrl;
 pub use settings::{
-    BackendSettings, BackpressureMode, BackpressureSettings, HttpSettings, LedgerSettings, LogFormat,
-    LogSettings, QueueSettings, RetentionSettings, Settings, ShutdownSettings, SimulatorSettings,
-    StoreSettings, WorkerSettings,
+    BackendSettings, BackpressureMode, BackpressureSettings, EmbeddedStoreSettings, HttpSettings,
+    LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Settings, ShutdownSettings,
+    SimulatorSettings, StoreSettings, WorkerSettings,
 };
 
 /// The file that is read when none is named and it is there.

@@ -268,16 +268,92 @@ impl<'f> Section<'f> {
         })
     }
 
-    /// Whether the section is of the kind `offered`, the only one there is so far. If it is not, that is
-    /// noted, and [`Section::finish_unread`] ends the section.
-    pub(super) fn is_kind(&mut self, offered: &'static str) -> bool {
-        let remedy = format!("this version offers only kind = {offered:?}");
-        let before = self.findings.problems.borrow().len();
-        self.text("kind", ((), offered), &remedy, |text| match text == offered {
-            true => Ok(()),
-            false => Err(format!("is {}, which is not available", quoted(text))),
+    /// A text that need not be there.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        remedy: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.may_be(key, remedy, check, |text, _| format!("{text:?}"))
+    }
+
+    /// A text that need not be there and that nobody may see: neither its value nor what is wrong with it is
+    /// told but by `shown` and `check`.
+    pub(super) fn secret<T>(
+        &mut self,
+        key: &'static str,
+        remedy: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+        shown: impl FnOnce(&T) -> String,
+    ) -> Option<T> {
+        self.may_be(key, remedy, check, |_, value| format!("{:?}", shown(value)))
+    }
+
+    fn may_be<T>(
+        &mut self,
+        key: &'static str,
+        remedy: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+        shown: impl FnOnce(&str, &T) -> String,
+    ) -> Option<T> {
+        let checked = match self.take(key)?.value {
+            Value::Text(text) | Value::Untyped(text) => {
+                check(&text).map(|value| (shown(&text, &value), value))
+            }
+            value => {
+                // A number may be somebody's password.
+                Err(match value {
+                    Value::Table(_) => "is a section, not a text".to_owned(),
+                    _ => "is not a text; put it in quotes".to_owned(),
+                })
+            }
+        };
+        match checked {
+            Ok((shown, value)) => {
+                self.effective(key, shown);
+                Some(value)
+            }
+            Err(what) => {
+                self.problem(key, what, remedy);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let read = match self.take(key).map(|node| node.value) {
+            None => Ok(default),
+            Some(Value::Flag(flag)) => Ok(flag),
+            Some(Value::Untyped(text)) => text.trim().parse().map_err(|_| quoted(&text)),
+            Some(value) => Err(describe(&value)),
+        };
+        let value = read.unwrap_or_else(|found| {
+            self.problem(key, format!("is {found}"), "write true or false");
+            default
         });
-        before == self.findings.problems.borrow().len()
+        self.effective(key, value);
+        value
+    }
+
+    /// Which of the kinds `offered` the section is of; the first if nobody says. If it is none of them, that
+    /// is noted, and [`Section::finish_unread`] ends the section.
+    pub(super) fn kind(&mut self, offered: &[&'static str]) -> Option<&'static str> {
+        let words: Vec<_> = offered.iter().map(|kind| format!("kind = {kind:?}")).collect();
+        let remedy = format!("this version offers only {}", words.join(" or "));
+        let default = offered.first().copied().unwrap_or_default();
+        let before = self.findings.problems.borrow().len();
+        let kind = self.text("kind", (default, default), &remedy, |text| {
+            let chosen = offered.iter().copied().find(|kind| *kind == text);
+            chosen.ok_or_else(|| format!("is {}, which is not available", quoted(text)))
+        });
+        (before == self.findings.problems.borrow().len()).then_some(kind)
+    }
+
+    /// Whether the section is of the kind `offered`, the only one there is so far.
+    pub(super) fn is_kind(&mut self, offered: &'static str) -> bool {
+        self.kind(&[offered]).is_some()
     }
 
     /// Whether `key`, already taken, was set by somebody.
@@ -317,7 +393,7 @@ fn number(node: Node) -> Number {
             }
         }
         Value::Text(text) => Number::No(format!("the text {}", quoted(&text))),
-        value @ (Value::Table(_) | Value::Other(_)) => Number::No(describe(&value)),
+        value @ (Value::Table(_) | Value::Flag(_) | Value::Other(_)) => Number::No(describe(&value)),
     }
 }
 
@@ -326,6 +402,7 @@ fn describe(value: &Value) -> String {
         Value::Text(text) | Value::Untyped(text) => quoted(text),
         Value::Integer(number) => format!("the number {number}"),
         Value::Float(number) => format!("the number {number}"),
+        Value::Flag(flag) => flag.to_string(),
         Value::Table(_) => "a section".to_owned(),
         Value::Other(name) => (*name).to_owned(),
     }

@@ -13,11 +13,12 @@ use tracing_subscriber::EnvFilter;
 use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
 use super::settings::{
-    BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, HttpSettings,
-    LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings, Settings,
-    ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+    BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, EmbeddedStoreSettings,
+    HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings,
+    Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
+use super::{postgres, rabbitmq};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -34,6 +35,13 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         shutdown: shutdown(root.section("shutdown")),
         ledgers: ledgers(&mut root, findings),
     };
+    if matches!(settings.store, StoreSettings::Postgres(_)) && settings.queue == QueueSettings::Embedded {
+        root.problem(
+            "queue",
+            "does not fit: store.kind is \"postgres\", which several gateways may share, and an embedded queue cannot tell which of them is to submit",
+            "set queue.kind = \"rabbitmq\" and queue.url, or store.kind = \"embedded\"",
+        );
+    }
     root.finish();
     settings
 }
@@ -61,13 +69,19 @@ fn http(mut section: Section<'_>) -> HttpSettings {
 }
 
 fn store(mut section: Section<'_>) -> StoreSettings {
-    let default = StoreSettings::default();
-    if !section.is_kind("embedded") {
+    let default = EmbeddedStoreSettings::default();
+    let kind = section.kind(&["embedded", "postgres"]);
+    if kind == Some("postgres") {
+        let settings = postgres::read(&mut section);
+        section.finish();
+        return StoreSettings::Postgres(settings);
+    }
+    if kind.is_none() {
         section.finish_unread();
-        return default;
+        return StoreSettings::Embedded(default);
     }
     let shown = default.path.display().to_string();
-    let settings = StoreSettings {
+    let settings = EmbeddedStoreSettings {
         path: section.text(
             "path",
             (default.path, &shown),
@@ -83,13 +97,18 @@ fn store(mut section: Section<'_>) -> StoreSettings {
             .saturating_mul(MEBIBYTE),
     };
     section.finish();
-    settings
+    StoreSettings::Embedded(settings)
 }
 
 fn queue(mut section: Section<'_>) -> QueueSettings {
-    match section.is_kind("embedded") {
-        true => section.finish(),
-        false => section.finish_unread(),
+    match section.kind(&["embedded", "rabbitmq"]) {
+        Some("rabbitmq") => {
+            let settings = rabbitmq::read(&mut section);
+            section.finish();
+            return QueueSettings::RabbitMq(settings);
+        }
+        Some(_) => section.finish(),
+        None => section.finish_unread(),
     }
     QueueSettings::Embedded
 }

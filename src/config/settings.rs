@@ -9,6 +9,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::postgres::PostgresSettings;
+use super::rabbitmq::RabbitSettings;
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -94,9 +96,34 @@ impl Default for HttpSettings {
     }
 }
 
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// A database inside this process.
+    Embedded(EmbeddedStoreSettings),
+    /// A database that any number of gateways share.
+    Postgres(PostgresSettings),
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self::Embedded(EmbeddedStoreSettings::default())
+    }
+}
+
+impl StoreSettings {
+    /// An embedded store in the directory `path`.
+    pub fn embedded_at(path: PathBuf) -> Self {
+        Self::Embedded(EmbeddedStoreSettings {
+            path,
+            ..EmbeddedStoreSettings::default()
+        })
+    }
+}
+
 /// `[store]`, of kind `embedded`: a database inside this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreSettings {
+pub struct EmbeddedStoreSettings {
     /// Directory of the database; a relative one starts where the gateway was started.
     pub path: PathBuf,
     /// The engine that keeps it.
@@ -105,7 +132,7 @@ pub struct StoreSettings {
     pub cache_bytes: usize,
 }
 
-impl Default for StoreSettings {
+impl Default for EmbeddedStoreSettings {
     fn default() -> Self {
         Self {
             path: PathBuf::from("data"),
@@ -116,11 +143,13 @@ impl Default for StoreSettings {
 }
 
 /// `[queue]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueueSettings {
     /// Derived from the store; no other process.
     #[default]
     Embedded,
+    /// A broker between those who accept and those who submit.
+    RabbitMq(RabbitSettings),
 }
 
 /// `[backpressure]`

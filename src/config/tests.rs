@@ -70,7 +70,7 @@ fn five_mistakes_give_five_messages_with_their_lines() {
     config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
     config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
     config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
-    config.toml:6: http.body_timeout_ms is true or false; write a whole number from 100 to 3600000
+    config.toml:6: http.body_timeout_ms is false; write a whole number from 100 to 3600000
     "#);
 }
 
@@ -109,7 +109,7 @@ fn the_environment_wins_over_the_file_in_any_case() {
     )
     .expect("valid");
     assert_eq!(settings.http.listen.to_string(), "0.0.0.0:9");
-    assert_eq!(settings.store.engine, EngineKind::Sled);
+    assert!(matches!(&settings.store, StoreSettings::Embedded(store) if store.engine == EngineKind::Sled));
     assert_eq!(settings.backpressure.max_pending.get(), 2000);
     let names: Vec<_> = settings.ledgers.keys().map(LedgerName::as_str).collect();
     assert_eq!(names, ["fabric-eu"]);
@@ -178,14 +178,50 @@ fn rates_must_be_positive_numbers() {
 
 #[test]
 fn kinds_of_other_versions_are_refused_without_blaming_their_keys() {
-    let text = "[store]\nkind = 'postgres'\nurl = 'postgres://'\n[queue]\nkind = 'rabbitmq'\nurl = 'amqp://'\n\
+    let text = "[store]\nkind = 'couchdb'\nurl = 'http://'\n[queue]\nkind = 'kafka'\nurl = 'kafka://'\n\
                 [ledgers.main]\nkind = 'fabric'\nchannel = 'c'\n[ledgers.main.worker]\nburst = 0\n";
     insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
-    config.toml:2: store.kind is "postgres", which is not available; this version offers only kind = "embedded"
-    config.toml:5: queue.kind is "rabbitmq", which is not available; this version offers only kind = "embedded"
+    config.toml:2: store.kind is "couchdb", which is not available; this version offers only kind = "embedded" or kind = "postgres"
+    config.toml:5: queue.kind is "kafka", which is not available; this version offers only kind = "embedded" or kind = "rabbitmq"
     config.toml:8: ledgers.main.kind is "fabric", which is not available; this version offers only kind = "simulator"
     config.toml:11: ledgers.main.worker.burst is 0; write a whole number from 1 to 1000000
     "#);
+}
+
+#[test]
+fn servers_are_configured_by_address_and_name_and_password_may_stand_apart() {
+    let text = "[store]\nkind = 'postgres'\nurl = 'postgres://db.example/gate'\n[queue]\nkind = 'rabbitmq'\n\
+                url = 'amqps://me:old@mq.example/vhost'\ntls_ca = 'ca.pem'\nqueue_type = 'classic'\n";
+    let password = [
+        ("SLUICEGATE__QUEUE__PASSWORD", "hunter2"),
+        ("SLUICEGATE__STORE__MIGRATE", "false"),
+    ];
+    let settings = read(text, &password).expect("valid");
+    let (StoreSettings::Postgres(store), QueueSettings::RabbitMq(queue)) = (&settings.store, &settings.queue)
+    else {
+        panic!("{settings:?}");
+    };
+    assert_eq!(store.url.expose().as_str(), "postgres://db.example/gate");
+    assert!(!store.migrate);
+    assert_eq!(queue.url.expose().as_str(), "amqps://me:hunter2@mq.example/vhost");
+    assert_eq!(queue.queue_type, QueueType::Classic);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_told_without_its_password() {
+    let text = "[store]\nkind = 'postgres'\nurl = 'mysql://me:hunter2@db/x'\nmigrate = 'maybe'\n\
+                [queue]\nkind = 'rabbitmq'\nurl = 'amqp://me:hunter2@'\npassword = 2\ntls_cert = 'c.pem'\nprefix = ' '\n";
+    insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
+    config.toml:3: store.url starts with "mysql:"; write an address such as "postgres://sluicegate@127.0.0.1:5432/sluicegate"
+    config.toml:4: store.migrate is "maybe"; write true or false
+    config.toml:7: queue.url is no URL: empty host; write an address such as "amqp://guest:guest@127.0.0.1:5672/%2f"
+    config.toml:8: queue.password is not a text; put it in quotes; write the password, or set the variable of this key
+    config.toml:9: queue.tls_cert does not fit: the URL says amqp, which is not encrypted; write amqps in url
+    config.toml:9: queue.tls_cert does not fit: there is no tls_key; set tls_key as well
+    config.toml:10: queue.prefix is " "; write 1 to 100 of a-z, A-Z, 0-9, _, - and .
+    "#);
+    assert!(only_problem("[store]\nkind = 'postgres'\n", &[]).contains("queue.kind = \"rabbitmq\""));
 }
 
 #[test]

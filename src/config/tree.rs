@@ -39,6 +39,7 @@ pub(super) enum Value {
     /// A section.
     Table(Table),
     /// A kind of value that no setting has: its name.
+    Flag(bool),
     Other(&'static str),
 }
 
@@ -98,7 +99,7 @@ fn read(value: &DeValue<'_>, lines: &Lines) -> Value {
         }
         DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Table(inner) => Value::Table(table(inner, lines)),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(flag) => Value::Flag(*flag),
         DeValue::Datetime(_) => Value::Other("a date or time"),
         DeValue::Array(_) => Value::Other("a list"),
     }

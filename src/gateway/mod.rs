@@ -18,10 +18,10 @@ pub use validate::FieldError;
 
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
-use crate::domain::{Cause, LedgerName, Request, Status, Transaction, TransactionId};
+use crate::domain::{Cause, LedgerName, Request, Transaction, TransactionId};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
-use crate::store::{Counts, Filter, Inserted, Page, StoreError, TransactionStore};
+use crate::store::{Backlog, Filter, Inserted, Page, StoreError, TransactionStore};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Lane;
 
@@ -134,10 +134,6 @@ impl Gateway {
         match parts.store.insert(&transaction).await? {
             Inserted::Created => {
                 lane.metrics().accepted.increment(1);
-                // Nobody waits for the queue: what cannot be announced now is found by its due mark.
-                if let Err(error) = parts.queue.publish(lane.name(), transaction.id).await {
-                    tracing::debug!(tx.id = %transaction.id, %error, "not announced yet");
-                }
                 Ok(Accepted {
                     transaction,
                     repeated: false,
@@ -167,12 +163,7 @@ impl Gateway {
 
     /// Transactions not settled, over all ledgers.
     pub fn pending(&self) -> u64 {
-        let counts = self.0.store.counts();
-        counts
-            .iter()
-            .filter(|((_, status), _)| *status == Status::Pending)
-            .map(|(_, count)| count)
-            .sum()
+        self.0.store.backlog().values().sum()
     }
 
     /// What the operator chose to do about a long backlog.
@@ -242,14 +233,14 @@ impl Gateway {
 
     /// Every lane, by name.
     pub fn lanes(&self) -> Vec<LaneStatus> {
-        let counts = self.0.store.counts();
-        self.0.lanes.values().map(|lane| status(lane, &counts)).collect()
+        let backlog = self.0.store.backlog();
+        self.0.lanes.values().map(|lane| status(lane, &backlog)).collect()
     }
 
     /// The lane of one ledger.
     pub fn lane(&self, ledger: &str) -> Option<LaneStatus> {
         let lane = self.0.lanes.get(ledger)?;
-        Some(status(lane, &self.0.store.counts()))
+        Some(status(lane, &self.0.store.backlog()))
     }
 
     /// Whether a request would be accepted now.
@@ -262,9 +253,9 @@ impl Gateway {
 
     /// All metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        let counts = self.0.store.counts();
+        let backlog = self.0.store.backlog();
         for lane in self.0.lanes.values() {
-            let (status, metrics) = (status(lane, &counts), lane.metrics());
+            let (status, metrics) = (status(lane, &backlog), lane.metrics());
             metrics.backlog.set(status.backlog as f64);
             metrics.in_flight.set(status.in_flight as f64);
             metrics
@@ -275,12 +266,11 @@ impl Gateway {
     }
 }
 
-fn status(lane: &Lane, counts: &Counts) -> LaneStatus {
-    let backlog = counts.get(&(lane.name().clone(), Status::Pending));
+fn status(lane: &Lane, backlog: &Backlog) -> LaneStatus {
     LaneStatus {
         name: lane.name().clone(),
         kind: lane.ledger().kind(),
-        backlog: backlog.copied().unwrap_or_default(),
+        backlog: backlog.get(lane.name()).copied().unwrap_or_default(),
         in_flight: lane.in_flight(),
         outage: lane.outage(),
         settings: *lane.settings(),

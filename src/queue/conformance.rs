@@ -53,7 +53,7 @@ impl Bench {
         let tx = transaction("main", None);
         self.store.insert(&tx).await.expect("inserts");
         self.queue
-            .publish(&main_ledger(), tx.id)
+            .publish(&main_ledger(), &[tx.id], SystemClock.now())
             .await
             .expect("publishes");
         tx

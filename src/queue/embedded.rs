@@ -11,10 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Acknowledge, Consumer, Delivery, QueueError, WorkQueue};
+use super::{Acknowledge, Consumer, Delivery, QueueError, QueueHealth, Settlement, Tenure, WorkQueue};
 use crate::clock::Clock;
-use crate::domain::{LedgerName, TransactionId};
-use crate::store::TransactionStore;
+use crate::domain::{LedgerName, Timestamp, TransactionId};
+use crate::store::{Mark, TransactionStore};
 
 /// A clock that jumps ahead makes things due early; that is noticed after so long at the latest.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -34,9 +34,14 @@ impl EmbeddedQueue {
 
 #[async_trait]
 impl WorkQueue for EmbeddedQueue {
-    async fn publish(&self, _: &LedgerName, _: TransactionId) -> Result<(), QueueError> {
+    async fn publish(
+        &self,
+        _: &LedgerName,
+        ids: &[TransactionId],
+        _: Timestamp,
+    ) -> Result<Vec<bool>, QueueError> {
         // The due mark was stored with the record, and the store has told the consumer.
-        Ok(())
+        Ok(vec![true; ids.len()])
     }
 
     async fn consume(&self, ledger: &LedgerName) -> Result<Box<dyn Consumer>, QueueError> {
@@ -47,6 +52,17 @@ impl WorkQueue for EmbeddedQueue {
             signal: self.store.due_signal(ledger),
             on_loan: OnLoan::default(),
         }))
+    }
+
+    async fn lost_before(&self, _: &LedgerName, _: Timestamp) -> Result<Option<Timestamp>, QueueError> {
+        Ok(None)
+    }
+
+    fn health(&self) -> QueueHealth {
+        QueueHealth {
+            kind: "embedded",
+            trouble: None,
+        }
     }
 }
 
@@ -72,7 +88,7 @@ impl Consumer for EmbeddedConsumer {
                 .await
                 .map_err(|error| QueueError(error.to_string()))?;
             // From here to the return nothing waits, so a dropped future has lent nothing.
-            let deliveries = self.lend(due.ids, max);
+            let deliveries = self.lend(due.marks, max);
             if !deliveries.is_empty() {
                 return Ok(deliveries);
             }
@@ -86,12 +102,18 @@ impl Consumer for EmbeddedConsumer {
             }
         }
     }
+
+    fn tenure(&self) -> Tenure {
+        // The store belongs to this process, and this process consumes once.
+        Tenure::new(|| true)
+    }
 }
 
 impl EmbeddedConsumer {
-    fn lend(&self, ids: Vec<TransactionId>, max: usize) -> Vec<Delivery> {
+    fn lend(&self, due: Vec<Mark>, max: usize) -> Vec<Delivery> {
         let mut on_loan = self.on_loan.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.into_iter()
+        due.into_iter()
+            .map(|mark| mark.id)
             .filter(|id| !on_loan.contains(id))
             .take(max)
             .collect::<Vec<_>>()
@@ -102,7 +124,7 @@ impl EmbeddedConsumer {
                     id,
                     on_loan: self.on_loan.clone(),
                     signal: self.signal.clone(),
-                    given_back: true,
+                    settlement: Settlement::Again,
                 };
                 Delivery::new(id, Box::new(loan))
             })
@@ -110,27 +132,31 @@ impl EmbeddedConsumer {
     }
 }
 
-/// Ends with the delivery, however that ends: the store's due mark tells whether it comes again.
+/// Ends with the delivery: the store's due mark tells whether it comes again. One that was rejected is lent
+/// until the process ends, so that it neither holds up its neighbours nor comes again and again.
 struct Loan {
     id: TransactionId,
     on_loan: OnLoan,
     signal: Arc<Notify>,
-    given_back: bool,
+    settlement: Settlement,
 }
 
 impl Acknowledge for Loan {
-    fn settle(&mut self, again: bool) {
-        self.given_back = again;
+    fn settle(&mut self, settlement: Settlement) {
+        self.settlement = settlement;
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
+        if self.settlement == Settlement::Reject {
+            return;
+        }
         self.on_loan
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.id);
-        if self.given_back {
+        if self.settlement == Settlement::Again {
             self.signal.notify_one();
         }
     }

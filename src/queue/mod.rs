@@ -9,10 +9,12 @@ pub mod embedded;
 #[cfg(test)]
 mod conformance;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::domain::{LedgerName, TransactionId};
+use crate::domain::{LedgerName, Timestamp, TransactionId};
 
 /// Why the queue could not do what it was asked. Asking again later can succeed.
 #[derive(Debug, Clone, Error)]
@@ -22,17 +24,45 @@ pub struct QueueError(pub String);
 /// Carries ids of due transactions to the worker of their ledger.
 #[async_trait]
 pub trait WorkQueue: Send + Sync + 'static {
-    /// Announces a transaction to the worker of `ledger`.
+    /// Announces transactions to the worker of `ledger` and waits until the queue has them for good, at most
+    /// some seconds. Answers, in order, which it has; the others it may or may not have. `at` goes with the
+    /// messages: see [`lost_before`](Self::lost_before).
     ///
     /// # Errors
-    /// [`QueueError`]: it may or may not have been announced.
-    async fn publish(&self, ledger: &LedgerName, id: TransactionId) -> Result<(), QueueError>;
+    /// [`QueueError`]: each may or may not have been announced.
+    async fn publish(
+        &self,
+        ledger: &LedgerName,
+        ids: &[TransactionId],
+        at: Timestamp,
+    ) -> Result<Vec<bool>, QueueError>;
 
-    /// Starts to consume what is announced for `ledger`.
+    /// Starts to consume what is announced for `ledger`. Of several consumers, in whatever processes, only
+    /// one is given anything at a time.
     ///
     /// # Errors
     /// [`QueueError`].
     async fn consume(&self, ledger: &LedgerName) -> Result<Box<dyn Consumer>, QueueError>;
+
+    /// What was announced before this moment and has not been worked on is not in the queue any more; `None`
+    /// if that cannot be told now.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    async fn lost_before(&self, ledger: &LedgerName, now: Timestamp)
+    -> Result<Option<Timestamp>, QueueError>;
+
+    /// How it is doing, as far as is known at this moment.
+    fn health(&self) -> QueueHealth;
+}
+
+/// How a queue is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueHealth {
+    /// The kind in the configuration file, such as `rabbitmq`.
+    pub kind: &'static str,
+    /// Why nothing can be announced now, if so. Requests are accepted all the same.
+    pub trouble: Option<String>,
 }
 
 /// The receiving end of one ledger's queue.
@@ -42,8 +72,29 @@ pub trait Consumer: Send {
     /// was not given is given later.
     ///
     /// # Errors
-    /// [`QueueError`].
+    /// [`QueueError`]: this consumer is at its end.
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, QueueError>;
+
+    /// Tells for how long this is certainly the only consumer.
+    fn tenure(&self) -> Tenure;
+}
+
+/// Whether a consumer is certainly still the only one of its queue. Whoever is about to send something to a
+/// ledger asks at the last moment: a process that was frozen, or cut off from the queue, learns only
+/// afterwards that another one took over (I6).
+#[derive(Clone)]
+pub struct Tenure(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Tenure {
+    /// A tenure that lasts while `holds` says so.
+    pub fn new(holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+
+    /// Whether nobody else can have taken over.
+    pub fn holds(&self) -> bool {
+        (self.0)()
+    }
 }
 
 /// One id, on loan. Dropping it unacknowledged gives it back, to be delivered again.
@@ -53,10 +104,21 @@ pub struct Delivery {
     receipt: Box<dyn Acknowledge>,
 }
 
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// The new state is stored.
+    Ack,
+    /// Nothing was stored.
+    Again,
+    /// There is no readable record.
+    Reject,
+}
+
 /// How a queue learns what became of a delivery; called at most once.
 pub trait Acknowledge: Send + Sync {
-    /// The delivery is settled, or given back (`again`).
-    fn settle(&mut self, again: bool);
+    /// The delivery is over.
+    fn settle(&mut self, settlement: Settlement);
 }
 
 impl Delivery {
@@ -67,11 +129,16 @@ impl Delivery {
 
     /// The new state is stored: the store knows from here on when it has to be looked at again.
     pub fn ack(mut self) {
-        self.receipt.settle(false);
+        self.receipt.settle(Settlement::Ack);
     }
 
     /// Nothing was stored; deliver it again.
     pub fn nack(mut self) {
-        self.receipt.settle(true);
+        self.receipt.settle(Settlement::Again);
+    }
+
+    /// It leads to no readable record, and will not: keep it out of the way, for a person to look at.
+    pub fn reject(mut self) {
+        self.receipt.settle(Settlement::Reject);
     }
 }

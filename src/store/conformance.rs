@@ -1,6 +1,6 @@
 //! What every store must do, run against each of them, and a model to compare it with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::embedded::EmbeddedStore;
-use super::{Change, Filter, Inserted, TransactionStore};
+use super::{Change, Due, Filter, Inserted, Mark, TransactionStore};
 use crate::domain::{
     Cause, Event, Lease, LedgerName, LedgerTxId, Prepared, Receipt, Request, Stage, Status, Timestamp,
     Transaction, TransactionId,
@@ -62,6 +62,10 @@ fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .expect("runtime")
+}
+
+fn ids(due: &Due) -> Vec<TransactionId> {
+    due.marks.iter().map(|mark| mark.id).collect()
 }
 
 async fn step(store: &dyn TransactionStore, old: &Transaction, event: Event) -> Transaction {
@@ -124,7 +128,7 @@ fn i5_concurrent_repeats_of_a_key_make_one_record() {
         let results = futures_util::future::join_all(inserts).await;
         assert_eq!(results.iter().filter(|(created, _)| *created).count(), 1);
         assert!(results.iter().all(|(_, id)| *id == results[0].1));
-        assert_eq!(store.counts()[&(main_ledger(), Status::Pending)], 1);
+        assert_eq!(store.backlog()[&main_ledger()], 1);
         let found = store.find_by_idempotency_key("key").await.expect("reads");
         assert_eq!(found.map(|tx| tx.id), Some(results[0].1));
     });
@@ -181,12 +185,80 @@ fn due_marks_follow_the_state_and_neither_kind_starves() {
         step(&*store, &later, claimed(check_at)).await;
 
         let due = store.due(&main_ledger(), now(), 4).await.expect("reads");
-        assert_eq!(due.ids, [retried[0].id, fresh[0].id, retried[1].id, fresh[1].id]);
+        assert_eq!(
+            ids(&due),
+            [retried[0].id, fresh[0].id, retried[1].id, fresh[1].id]
+        );
         let due = store.due(&main_ledger(), now(), 100).await.expect("reads");
-        assert_eq!(due.ids.len(), 6);
+        assert_eq!(due.marks.len(), 6);
         assert_eq!(due.next, Some(check_at));
         let other = LedgerName::new("other").expect("valid name");
-        assert!(store.due(&other, now(), 100).await.expect("reads").ids.is_empty());
+        assert!(
+            store
+                .due(&other, now(), 100)
+                .await
+                .expect("reads")
+                .marks
+                .is_empty()
+        );
+    });
+}
+
+#[test]
+fn what_was_announced_is_due_again_only_after_a_change_or_when_it_is_lost() {
+    on_every_store(|store| async move {
+        let (moved, stuck) = (transaction("main", None), transaction("main", None));
+        for tx in [&moved, &stuck] {
+            store.insert(tx).await.expect("inserts");
+        }
+        let announced_at = now();
+        let marks = store.due(&main_ledger(), now(), 9).await.expect("reads").marks;
+        assert_eq!(marks, [&moved, &stuck].map(|tx| Mark::of(tx).expect("due")));
+        store
+            .announced(&main_ledger(), &marks, announced_at)
+            .await
+            .expect("notes");
+        assert_eq!(
+            ids(&store.due(&main_ledger(), now(), 9).await.expect("reads")),
+            []
+        );
+
+        // A worker took the first: what was announced is its first try, and says nothing of the next.
+        let claim = step(&*store, &moved, claimed(now())).await;
+        store
+            .announced(&main_ledger(), &marks, announced_at)
+            .await
+            .expect("notes");
+        let due = store.due(&main_ledger(), soon(), 9).await.expect("reads");
+        assert_eq!(due.marks, [Mark::of(&claim).expect("due")]);
+        store
+            .announced(&main_ledger(), &due.marks, soon())
+            .await
+            .expect("notes");
+
+        // The message of the second is lost, that of the first is not.
+        let main = main_ledger();
+        let lost = |before| store.unannounce(&main, before, 9);
+        assert_eq!(lost(announced_at).await.expect("looks"), 0);
+        assert_eq!(
+            lost(announced_at.plus(Duration::from_millis(1)))
+                .await
+                .expect("looks"),
+            1
+        );
+        assert_eq!(
+            ids(&store.due(&main_ledger(), now(), 9).await.expect("reads")),
+            [stuck.id]
+        );
+
+        // Settled while announced: nothing is left to look at.
+        let claim = step(&*store, &claim, prepared(soon())).await;
+        step(&*store, &claim, committed()).await;
+        let settled = settle(&*store, &stuck).await;
+        assert_eq!(Mark::of(&settled), None);
+        assert_eq!(lost(soon().plus(Duration::from_secs(1))).await.expect("looks"), 0);
+        let due = store.due(&main_ledger(), soon(), 9).await.expect("reads");
+        assert_eq!((ids(&due), due.next), (Vec::new(), None));
     });
 }
 
@@ -323,7 +395,6 @@ fn retention_removes_the_settled_and_all_that_points_to_them() {
         );
         let left = store.list(&Filter::default(), None, 10).await.expect("lists");
         assert_eq!(left.items.iter().map(|tx| tx.id).collect::<Vec<_>>(), [kept.id]);
-        assert_eq!(store.counts()[&(main_ledger(), Status::Done)], 0);
     });
 }
 
@@ -348,6 +419,8 @@ enum Action {
     Claim(prop::sample::Index),
     Stale(prop::sample::Index),
     Settle(prop::sample::Index),
+    Announce,
+    Forget,
     Prune,
     Reopen,
 }
@@ -358,6 +431,8 @@ fn action() -> impl proptest::strategy::Strategy<Value = Action> {
         2 => any::<prop::sample::Index>().prop_map(Action::Claim),
         1 => any::<prop::sample::Index>().prop_map(Action::Stale),
         2 => any::<prop::sample::Index>().prop_map(Action::Settle),
+        2 => Just(Action::Announce),
+        1 => Just(Action::Forget),
         1 => Just(Action::Prune),
         1 => Just(Action::Reopen),
     ]
@@ -379,6 +454,7 @@ proptest! {
 async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
     let mut store = open(kind, path);
     let mut model: BTreeMap<TransactionId, Transaction> = BTreeMap::new();
+    let mut announced: BTreeSet<TransactionId> = BTreeSet::new();
     for action in actions {
         let pick = |index: &prop::sample::Index, wanted: &str| {
             let all: Vec<_> = model.values().filter(|tx| tx.state.name() == wanted).collect();
@@ -426,6 +502,23 @@ async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
                     model.insert(tx.id, step(&*store, &tx, committed()).await);
                 }
             }
+            Action::Announce => {
+                let due = store.due(&main_ledger(), now(), 3).await.expect("reads");
+                store
+                    .announced(&main_ledger(), &due.marks, now())
+                    .await
+                    .expect("notes");
+                announced.extend(ids(&due));
+            }
+            Action::Forget => {
+                let lost = store
+                    .unannounce(&main_ledger(), soon(), 1_000)
+                    .await
+                    .expect("looks");
+                announced.retain(|id| model[id].state.name() == "pending");
+                assert_eq!(lost, announced.len());
+                announced.clear();
+            }
             Action::Prune => {
                 let removed = store.prune(Status::Done, soon(), 100).await.expect("prunes");
                 let before = model.len();
@@ -437,7 +530,7 @@ async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
                 store = open(kind, path);
             }
         }
-        compare(&*store, &model).await;
+        compare(&*store, &model, &announced).await;
     }
     drop(store);
     let folder = super::embedded::DataFolder::hold(path.parent().expect("parent"), kind).expect("holds");
@@ -448,7 +541,11 @@ async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
     assert_eq!(report.records(), model.len() as u64);
 }
 
-async fn compare(store: &dyn TransactionStore, model: &BTreeMap<TransactionId, Transaction>) {
+async fn compare(
+    store: &dyn TransactionStore,
+    model: &BTreeMap<TransactionId, Transaction>,
+    announced: &BTreeSet<TransactionId>,
+) {
     let listed = store.list(&Filter::default(), None, 1_000).await.expect("lists");
     let seen: Vec<_> = listed
         .items
@@ -464,19 +561,11 @@ async fn compare(store: &dyn TransactionStore, model: &BTreeMap<TransactionId, T
     let due = store.due(&main_ledger(), now(), 1_000).await.expect("reads");
     let waiting: Vec<_> = model
         .values()
-        .filter(|tx| tx.state.name() == "pending")
+        .filter(|tx| tx.state.name() == "pending" && !announced.contains(&tx.id))
         .map(|tx| tx.id)
         .collect();
-    assert_eq!(due.ids, waiting);
-    for status in Status::ALL {
-        let count = store
-            .counts()
-            .get(&(main_ledger(), status))
-            .copied()
-            .unwrap_or_default();
-        assert_eq!(
-            count,
-            model.values().filter(|tx| tx.status() == status).count() as u64
-        );
-    }
+    assert_eq!(ids(&due), waiting);
+    let backlog = store.backlog().get(&main_ledger()).copied().unwrap_or_default();
+    let unsettled = model.values().filter(|tx| !tx.is_settled()).count();
+    assert_eq!(backlog, unsettled as u64);
 }

@@ -62,12 +62,36 @@ pub async fn swap(
     Ok(news)
 }
 
+/// Stands for a transaction that a worker has to look at, from a moment on. Every unsettled transaction has
+/// exactly one, unless it is parked; it is stored in the same commit as the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The transaction.
+    pub id: TransactionId,
+    /// Since when it is due.
+    pub due_at: Timestamp,
+    /// Whether no worker has looked at it before.
+    pub first_try: bool,
+}
+
+impl Mark {
+    /// The mark of a record in its present state.
+    pub fn of(tx: &Transaction) -> Option<Self> {
+        let due_at = tx.state.due()?;
+        Some(Self {
+            id: tx.id,
+            due_at,
+            first_try: tx.attempts == 0,
+        })
+    }
+}
+
 /// What a worker of one ledger has to look at.
 #[derive(Debug, Default)]
 pub struct Due {
     /// Due transactions: first tries and repeated ones in turn, each kind oldest first, so that neither
     /// starves the other.
-    pub ids: Vec<TransactionId>,
+    pub marks: Vec<Mark>,
     /// When something not yet due will be; `None` if nothing waits, or if there was more than asked for.
     pub next: Option<Timestamp>,
 }
@@ -103,8 +127,8 @@ pub struct Page {
     pub next: Option<TransactionId>,
 }
 
-/// How many records there are, by ledger and status.
-pub type Counts = BTreeMap<(LedgerName, Status), u64>;
+/// How many transactions are not settled, by ledger.
+pub type Backlog = BTreeMap<LedgerName, u64>;
 
 /// Where transactions live.
 ///
@@ -136,13 +160,34 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError`]; then none, or all that could be made, were.
     async fn compare_and_swap(&self, changes: Vec<Change>) -> Result<Vec<bool>, StoreError>;
 
-    /// Up to `limit` transactions of a ledger that a worker has to look at.
+    /// Up to `limit` transactions of a ledger that a worker has to look at and that are not announced. A store
+    /// that processes share may keep what it gave to one of them from the others for some seconds.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn due(&self, ledger: &LedgerName, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
 
-    /// Told whenever something of this ledger may have become due earlier than was known.
+    /// Notes that these were announced to a work queue at `at`: [`due`](Self::due) gives them no more until
+    /// the record changes or [`unannounce`](Self::unannounce) finds them. A mark that is gone stays gone.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then some may be noted.
+    async fn announced(&self, ledger: &LedgerName, marks: &[Mark], at: Timestamp) -> Result<(), StoreError>;
+
+    /// Makes up to `limit` transactions due again that were announced before `before` and did not change
+    /// since: their messages are lost. Answers how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn unannounce(
+        &self,
+        ledger: &LedgerName,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<usize, StoreError>;
+
+    /// Told whenever something of this ledger may have become due earlier than was known, by a change that
+    /// this process made.
     fn due_signal(&self, ledger: &LedgerName) -> Arc<Notify>;
 
     /// Up to `limit` transactions that wait for a try and whose deadline has passed.
@@ -169,8 +214,9 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 
-    /// How many records there are, from counters kept with every commit.
-    fn counts(&self) -> Counts;
+    /// How many transactions are not settled. Exact for what this process changed; a store that processes
+    /// share may be seconds behind the others.
+    fn backlog(&self) -> Backlog;
 
     /// Writes something and waits until it is durable: whether an accept would work now.
     ///

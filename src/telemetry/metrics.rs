@@ -74,6 +74,7 @@ impl Metrics {
             resends: count("sluicegate_resends_total"),
             conflicts: count("sluicegate_conflicts_total"),
             parked: count("sluicegate_parked_total"),
+            rejected_deliveries: count("sluicegate_rejected_deliveries_total"),
             backlog: gauge!("sluicegate_backlog", "ledger" => ledger.clone()),
             in_flight: gauge!("sluicegate_in_flight", "ledger" => ledger.clone()),
             available: gauge!("sluicegate_ledger_available", "ledger" => ledger.clone()),
@@ -81,6 +82,23 @@ impl Metrics {
             end_to_end: histogram!("sluicegate_end_to_end_seconds", "ledger" => ledger.clone()),
             recorder: self.recorder.clone(),
             ledger: ledger.clone(),
+        })
+    }
+
+    /// The metrics of one ledger's queue.
+    pub fn queue(&self, ledger: &LedgerName) -> QueueMetrics {
+        let ledger = ledger.to_string();
+        let count = |name: &'static str| counter!(name, "ledger" => ledger.clone());
+        with_local_recorder(&*self.recorder, || QueueMetrics {
+            announced: count("sluicegate_announced_total"),
+            unconfirmed: count("sluicegate_announcements_unconfirmed_total"),
+            announced_again: count("sluicegate_announced_again_total"),
+            redelivered: count("sluicegate_redelivered_total"),
+            duplicates: count("sluicegate_duplicate_deliveries_total"),
+            poison: count("sluicegate_poison_messages_total"),
+            depth: gauge!("sluicegate_queue_depth", "ledger" => ledger.clone()),
+            outbox_age: gauge!("sluicegate_outbox_age_seconds", "ledger" => ledger.clone()),
+            connected: gauge!("sluicegate_queue_available", "ledger" => ledger.clone()),
         })
     }
 
@@ -142,6 +160,29 @@ impl StoreMetrics {
     }
 }
 
+/// What happens between the store and the worker of one ledger, where a broker is between them.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    /// Announcements that the broker confirmed.
+    pub announced: Counter,
+    /// Announcements that it did not, in time; they are repeated.
+    pub unconfirmed: Counter,
+    /// Transactions announced again because their message was lost.
+    pub announced_again: Counter,
+    /// Messages that the broker delivered once more.
+    pub redelivered: Counter,
+    /// Messages for a transaction that was in hand already.
+    pub duplicates: Counter,
+    /// Messages that hold no transaction's id.
+    pub poison: Counter,
+    /// Messages that wait in the broker.
+    pub depth: Gauge,
+    /// How long the oldest transaction has waited to be announced, in seconds.
+    pub outbox_age: Gauge,
+    /// 1 while announcements are confirmed, else 0.
+    pub connected: Gauge,
+}
+
 /// What happens on the way to one ledger.
 #[derive(Clone)]
 pub struct LaneMetrics {
@@ -157,6 +198,8 @@ pub struct LaneMetrics {
     pub conflicts: Counter,
     /// Transactions left to a person.
     pub parked: Counter,
+    /// Deliveries that led to no readable record.
+    pub rejected_deliveries: Counter,
     /// Transactions not settled.
     pub backlog: Gauge,
     /// Submissions whose outcome is awaited.

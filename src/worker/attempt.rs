@@ -3,7 +3,7 @@
 //! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
 //! then stands in the last stored state, from which the next delivery goes on.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 
@@ -14,7 +14,7 @@ use crate::domain::{
     State, Timestamp, Transaction,
 };
 use crate::ledger::{PrepareError, SubmitError};
-use crate::queue::Delivery;
+use crate::queue::{Delivery, Tenure};
 use crate::store::{Change, StoreError};
 
 /// A ledger that cannot deduplicate is asked for this long before a person has to decide.
@@ -22,14 +22,22 @@ const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Lane {
     /// Brings a batch as far as the ledger. Holds one of `slots` for each until its outcome.
-    pub(super) async fn work_off(self: Arc<Self>, batch: Vec<Delivery>, slots: Vec<Slot>) {
-        if let Err(error) = self.try_work_off(batch, slots).await {
+    pub(super) async fn work_off(self: Arc<Self>, batch: Vec<Delivery>, slots: Vec<Slot>, tenure: Tenure) {
+        if let Err(error) = self.try_work_off(batch, slots, &tenure).await {
             tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for the store");
             self.gate.store_failed();
         }
     }
 
-    async fn try_work_off(&self, batch: Vec<Delivery>, mut slots: Vec<Slot>) -> Result<(), StoreError> {
+    async fn try_work_off(
+        &self,
+        batch: Vec<Delivery>,
+        mut slots: Vec<Slot>,
+        tenure: &Tenure,
+    ) -> Result<(), StoreError> {
+        if !tenure.holds() {
+            return Ok(());
+        }
         let now = self.parts.clock.now();
         let mut claims = Vec::new();
         let mut readable = Vec::new();
@@ -43,8 +51,8 @@ impl Lane {
                 }
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 // It must not hold up its neighbours, nor come again and again.
-                Ok(None) => self.set_aside(delivery, "its record is missing"),
-                Err(StoreError::Damaged(reason)) => self.set_aside(delivery, &reason),
+                Ok(None) => self.reject(delivery, "there is no such record"),
+                Err(StoreError::Damaged(reason)) => self.reject(delivery, &reason),
             }
         }
         let claimed = self.store_changes(claims).await?;
@@ -61,17 +69,18 @@ impl Lane {
         }
         let rest = slots.split_off(fresh.len());
         // Both to their end: a failure of one must not cut off the other between a commit and a send.
-        let (attempted, checked) = tokio::join!(self.attempt(fresh, slots), self.check(checks, rest));
+        let (attempted, checked) = tokio::join!(
+            self.attempt(fresh, slots, tenure),
+            self.check(checks, rest, tenure)
+        );
         attempted.and(checked)
     }
 
-    /// Keeps a delivery that leads to no readable record on loan until the process ends.
-    fn set_aside(&self, delivery: Delivery, reason: &str) {
-        tracing::error!(tx.id = %delivery.id, reason, "set aside until the next start; run `sluicegate store check`");
-        self.aside
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(delivery);
+    /// A delivery that leads to no readable record.
+    fn reject(&self, delivery: Delivery, reason: &str) {
+        tracing::error!(ledger = %self.parts.name, tx.id = %delivery.id, reason, "set aside; run `sluicegate store check`");
+        self.parts.metrics.rejected_deliveries.increment(1);
+        delivery.reject();
     }
 
     /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
@@ -109,7 +118,12 @@ impl Lane {
     }
 
     /// Prepares, stores what was prepared, and only then sends it.
-    async fn attempt(&self, fresh: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
+    async fn attempt(
+        &self,
+        fresh: Vec<Transaction>,
+        slots: Vec<Slot>,
+        tenure: &Tenure,
+    ) -> Result<(), StoreError> {
         let events = join_all(fresh.iter().map(|tx| async {
             match self.prepare(&tx.request).await {
                 Ok(sent) => {
@@ -140,11 +154,16 @@ impl Lane {
             }
         }
         self.parts.metrics.submissions.increment(sends.len() as u64);
-        self.submit(sends).await
+        self.submit(sends, tenure).await
     }
 
     /// Asks the ledger about submissions of which nothing was heard.
-    async fn check(&self, checks: Vec<Transaction>, slots: Vec<Slot>) -> Result<(), StoreError> {
+    async fn check(
+        &self,
+        checks: Vec<Transaction>,
+        slots: Vec<Slot>,
+        tenure: &Tenure,
+    ) -> Result<(), StoreError> {
         let outcomes = join_all(checks.iter().map(|tx| async {
             match tx.state.sent() {
                 Some(sent) => self.lookup(&sent.tx_id).await,
@@ -180,12 +199,12 @@ impl Lane {
         self.settle(settled).await?;
         self.store_changes(parked).await?;
         self.parts.metrics.resends.increment(resends.len() as u64);
-        self.submit(resends).await
+        self.submit(resends, tenure).await
     }
 
     /// Sends stored bytes whose outcomes are already awaited.
-    async fn submit(&self, sends: Vec<Prepared>) -> Result<(), StoreError> {
-        let results = join_all(sends.iter().map(|sent| self.send(sent))).await;
+    async fn submit(&self, sends: Vec<Prepared>, tenure: &Tenure) -> Result<(), StoreError> {
+        let results = join_all(sends.iter().map(|sent| self.send(sent, tenure))).await;
         let mut rejected = Vec::new();
         for (sent, result) in sends.iter().zip(results) {
             match result {
@@ -228,8 +247,13 @@ impl Lane {
             .unwrap_or_else(Outcome::Unavailable)
     }
 
-    async fn send(&self, sent: &Prepared) -> Result<(), SubmitError> {
+    async fn send(&self, sent: &Prepared, tenure: &Tenure) -> Result<(), SubmitError> {
         self.pace.take(1).await;
+        // Whoever took over asks the ledger when the check falls due, and sends these bytes if need be.
+        if !tenure.holds() {
+            let cause = "another worker may have taken over; it will look after this one";
+            return Err(SubmitError::Unknown(Cause::new("LANE_LOST", cause)));
+        }
         let answer = self.within(self.parts.ledger.submit(sent)).await;
         answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)))
     }

@@ -9,6 +9,7 @@
 //! - A slot is held from the claim to the outcome, so `max_in_flight` bounds memory and load (I7); a
 //!   transaction in backoff holds none.
 //! - A permit is taken for everything that may send, before it is claimed and again at the send (I6).
+//! - Nothing is sent by a lane that may have been replaced: it asks its [`Tenure`] at the last moment.
 //! - A crash leaves records in `Preparing` (the lease runs out: nothing was sent) or `Submitted` (the check
 //!   falls due: the ledger is asked, and the same bytes sent again if it has not seen them). The store's due
 //!   mark brings both back to this lane.
@@ -20,7 +21,7 @@ mod limiter;
 mod settle;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -35,6 +36,8 @@ use crate::config::WorkerSettings;
 use crate::domain::{Cause, LedgerName, RetryPolicy};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
+#[cfg(doc)]
+use crate::queue::Tenure;
 use crate::queue::{Consumer, Delivery, QueueError, WorkQueue};
 use crate::store::TransactionStore;
 use crate::telemetry::metrics::LaneMetrics;
@@ -77,8 +80,6 @@ pub struct Lane {
     gate: Gate,
     slots: Arc<Semaphore>,
     in_flight: InFlight,
-    /// Deliveries that lead to no readable record.
-    aside: Mutex<Vec<Delivery>>,
 }
 
 impl Lane {
@@ -91,7 +92,6 @@ impl Lane {
             gate: Gate::default(),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
             in_flight: InFlight::default(),
-            aside: Mutex::default(),
             parts,
         }
     }
@@ -142,7 +142,10 @@ impl Lane {
     /// Consumes until the queue fails. Cancel safe: what was delivered and not yet begun is in `carried`.
     async fn consume(self: &Arc<Self>, carried: &mut VecDeque<Delivery>) -> Result<(), QueueError> {
         let parts = &self.parts;
+        // What an earlier consumer left goes back to the queue.
+        carried.clear();
         let mut consumer = parts.queue.consume(&parts.name).await?;
+        let tenure = consumer.tenure();
         loop {
             self.gate
                 .pass(parts.name.as_str(), &*parts.ledger, parts.settings.lease / 2)
@@ -159,7 +162,9 @@ impl Lane {
             let more = (1..granted).map_while(|_| self.slots.clone().try_acquire_owned().ok());
             let slots: Vec<_> = std::iter::once(slot).chain(more).collect();
             let batch: Vec<_> = carried.drain(..slots.len()).collect();
-            parts.tasks.spawn(Arc::clone(self).work_off(batch, slots));
+            parts
+                .tasks
+                .spawn(Arc::clone(self).work_off(batch, slots, tenure.clone()));
         }
     }
 

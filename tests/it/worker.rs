@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use serde_json::value::RawValue;
 use sluicegate::app::{self, App};
 use sluicegate::clock::{Clock, ManualClock, SystemClock};
-use sluicegate::config::Settings;
+use sluicegate::config::{Settings, StoreSettings};
 use sluicegate::domain::{
     AttemptOutcome, Cause, FailureCode, LedgerName, LedgerTxId, Outcome, Prepared, Receipt, Request, State,
     Transaction, TransactionId,
@@ -227,7 +227,7 @@ impl Lab {
         clock: Arc<dyn Clock>,
         ledgers: app::LedgerFactory<'_>,
     ) -> Self {
-        settings.store.path = folder.path().to_owned();
+        settings.store = StoreSettings::embedded_at(folder.path().to_owned());
         let app: App = app::build_with(settings, clock, ledgers).await.expect("builds");
         let gateway = app.gateway().clone();
         let stop = CancellationToken::new();

@@ -5,16 +5,19 @@
 //! r id                              the record
 //! l ledger 0 status id              listing by ledger and status, oldest first
 //! d ledger 0 class due-ms id        due mark; class 0: first try, 1: looked at before
+//! a ledger 0 class due-ms id        the same mark once it was announced to a work queue -> when
 //! e deadline-ms id                  deadline of one that waits for a try
 //! i key                             idempotency key -> id
 //! c ledger 0 status                 how many
 //! q id                              a record that a repair set aside; its idempotency entry stays
 //! ```
 //!
-//! Every entry but `m`, `c` and `q` follows from the record alone ([`index`]), so the indexes can be rebuilt.
+//! Every entry but `m`, `c` and `q` follows from the record alone ([`index`]), so the indexes can be rebuilt;
+//! an `a` stands in the place of its `d`.
 //! Ledger names hold no zero byte, and numbers are big-endian, so byte order is the order wanted.
 
 use crate::domain::{LedgerName, State, Status, Timestamp, Transaction, TransactionId};
+use crate::store::Mark;
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const PROBE: &[u8] = b"mprobe";
@@ -40,6 +43,25 @@ fn listing_prefix(ledger: &LedgerName, status: Status) -> Vec<u8> {
 
 pub(super) fn due_prefix(ledger: &LedgerName, class: u8) -> Vec<u8> {
     [b"d", ledger.as_str().as_bytes(), &[0, class]].concat()
+}
+
+/// The due mark's key.
+pub(super) fn due(ledger: &LedgerName, mark: &Mark) -> Vec<u8> {
+    let (prefix, millis) = (
+        due_prefix(ledger, u8::from(!mark.first_try)),
+        mark.due_at.as_millis().to_be_bytes(),
+    );
+    [prefix.as_slice(), &millis, mark.id.as_bytes()].concat()
+}
+
+/// The key of a due mark once it was announced.
+pub(super) fn announced(due: &[u8]) -> Vec<u8> {
+    [b"a", &due[1..]].concat()
+}
+
+/// The due mark's key of one that was announced.
+pub(super) fn unannounced(announced: &[u8]) -> Vec<u8> {
+    [b"d", &announced[1..]].concat()
 }
 
 pub(super) fn idempotency(key: &str) -> Vec<u8> {
@@ -85,11 +107,8 @@ pub(super) fn id(bytes: &[u8]) -> Option<TransactionId> {
 pub(super) fn index(tx: &Transaction) -> Vec<Entry> {
     let ledger = &tx.request.ledger;
     let mut entries = vec![(listing(ledger, tx.status(), tx.id), Vec::new())];
-    if let Some(due) = tx.state.due() {
-        let class = u8::from(tx.attempts > 0);
-        let (prefix, millis) = (due_prefix(ledger, class), due.as_millis().to_be_bytes());
-        let key = [prefix.as_slice(), &millis, tx.id.as_bytes()].concat();
-        entries.push((key, Vec::new()));
+    if let Some(mark) = Mark::of(tx) {
+        entries.push((due(ledger, &mark), Vec::new()));
     }
     if let (State::Pending { .. }, Some(deadline)) = (&tx.state, tx.expires_at()) {
         let key = [

@@ -15,10 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::folder::DataFolder;
-use super::{check_format, keys, record};
+use super::{Counts, check_format, keys, record};
 use crate::domain::TransactionId;
 use crate::kv::{self, Batch, KvEngine, KvError, Order};
-use crate::store::{Counts, StoreError};
+use crate::store::StoreError;
 
 /// Batches of a repair or compaction are committed at about this size.
 const PIECE: usize = 4 << 20;
@@ -177,7 +177,8 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
             }
         };
         for (key, value) in keys::index(&tx) {
-            if engine.get(&key)?.as_ref() != Some(&value) {
+            let announced = key.starts_with(b"d") && engine.get(&keys::announced(&key))?.is_some();
+            if engine.get(&key)?.as_ref() != Some(&value) && !announced {
                 report.findings.push(Finding::Missing { id: id.clone() });
                 mend(Fix::Put(key, value))?;
             }
@@ -188,7 +189,7 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
             .or_default() += 1;
         Ok(())
     })?;
-    for kind in [b"l", b"d", b"e", b"i"] {
+    for kind in [b"l", b"d", b"a", b"e", b"i"] {
         each(engine, kind, &mut |key, value| {
             let id = keys::id(if kind == b"i" { value } else { key });
             let bytes = id.map(|id| engine.get(&keys::record(id))).transpose()?.flatten();
@@ -197,7 +198,13 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
                 .transpose()?
                 .flatten();
             let wanted = match bytes.map(|bytes| record::decode(&bytes)) {
-                Some(Ok(tx)) => keys::index(&tx).iter().any(|(wanted, _)| wanted == key),
+                Some(Ok(tx)) => {
+                    let key = match kind {
+                        b"a" => keys::unannounced(key),
+                        _ => key.to_vec(),
+                    };
+                    keys::index(&tx).iter().any(|(wanted, _)| *wanted == key)
+                }
                 // The key of a record that cannot be read stays taken.
                 Some(Err(_)) => kind == b"i",
                 None => kind == b"i" && aside.is_some(),

@@ -14,6 +14,7 @@ mod maintenance;
 mod record;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -26,14 +27,21 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub use folder::{DataFolder, FolderError};
 pub use maintenance::{Finding, MaintenanceError, Report, check, compact, repair};
 
+use self::keys::Entry;
 use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
-use super::{Change, Counts, Due, Filter, Inserted, Page, StoreError, TransactionStore};
+use super::{Backlog, Change, Due, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
 use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
 use crate::kv::{self, Batch, EngineKind, KvEngine, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// The layout this version writes. A store with a higher one was written by a newer version.
 const STORE_FORMAT: u64 = 1;
+
+/// So many marks are noted as announced in one command.
+const ANNOUNCED_AT_ONCE: usize = 512;
+
+/// How many records there are, by ledger and status.
+pub type Counts = BTreeMap<(LedgerName, Status), u64>;
 
 /// So many commands may wait for the writer; further callers wait for a place.
 const WAITING: usize = 8_192;
@@ -98,21 +106,32 @@ impl EmbeddedStore {
         bytes.map(|bytes| record::decode(&bytes)).transpose()
     }
 
-    /// The ids at the ends of the keys in a range, oldest first, and the moment of the first key past `now`.
-    fn marks(&self, prefix: &[u8], now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    /// The due marks of one class, oldest first, and the moment of the first one past `now`.
+    fn marks(
+        &self,
+        ledger: &LedgerName,
+        first_try: bool,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Due, StoreError> {
         let mut due = Due::default();
-        let end = after(prefix);
+        let prefix = keys::due_prefix(ledger, u8::from(!first_try));
+        let end = after(&prefix);
         self.engine
-            .scan(prefix..&end, Order::Ascending, &mut |key, _| {
+            .scan(prefix.as_slice()..&end, Order::Ascending, &mut |key, _| {
                 match (keys::moment(key), keys::id(key)) {
                     (Some(moment), _) if moment > now => {
                         due.next = Some(moment);
                         return ControlFlow::Break(());
                     }
-                    (Some(_), Some(id)) => due.ids.push(id),
+                    (Some(due_at), Some(id)) => due.marks.push(Mark {
+                        id,
+                        due_at,
+                        first_try,
+                    }),
                     _ => {}
                 }
-                if due.ids.len() == limit {
+                if due.marks.len() == limit {
                     return ControlFlow::Break(());
                 }
                 ControlFlow::Continue(())
@@ -182,7 +201,16 @@ fn replacement(change: &Change) -> Result<Mutation, StoreError> {
     let (before, after) = (keys::index(old), keys::index(new));
     let mut puts: Vec<_> = after.iter().filter(|e| !before.contains(e)).cloned().collect();
     puts.push((keys::record(new.id), record::encode(new)?));
-    let deletes = before.into_iter().filter(|e| !after.contains(e));
+    let gone = before.into_iter().filter(|e| !after.contains(e));
+    let mut deletes: Vec<_> = gone.map(|(key, _)| key).collect();
+    if let Some(mark) = Mark::of(old) {
+        let due = keys::due(ledger, &mark);
+        deletes.push(keys::announced(&due));
+        // A mark that was announced is due anew, even if it should be the same.
+        if Mark::of(new) == Some(mark) {
+            puts.push((due, Vec::new()));
+        }
+    }
     let mut counts = Vec::new();
     if old.status() != new.status() {
         counts.push(((ledger.clone(), old.status()), -1));
@@ -193,10 +221,68 @@ fn replacement(change: &Change) -> Result<Mutation, StoreError> {
         expect: Expect::Version(old.version),
         version: Some(new.version),
         puts,
-        deletes: deletes.map(|(key, _)| key).collect(),
+        deletes,
         counts,
         wakes: new.state.due().map(|_| ledger.clone()),
     })
+}
+
+/// Moves a mark between due and announced, unless it has gone from `from`.
+fn move_mark(id: TransactionId, from: Vec<u8>, to: Entry, wakes: Option<LedgerName>) -> Mutation {
+    Mutation {
+        id,
+        expect: Expect::Mark(from.clone()),
+        version: None,
+        puts: vec![to],
+        deletes: vec![from],
+        counts: Vec::new(),
+        wakes,
+    }
+}
+
+fn made(verdicts: &[Verdict]) -> usize {
+    verdicts
+        .iter()
+        .filter(|verdict| **verdict == Verdict::Made)
+        .count()
+}
+
+/// Keys of marks that were announced before `before`, oldest due first.
+fn announced_before(
+    engine: &dyn KvEngine,
+    ledger: &LedgerName,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    for class in [0, 1] {
+        let prefix = keys::announced(&keys::due_prefix(ledger, class));
+        let end = after(&prefix);
+        engine
+            .scan(prefix.as_slice()..&end, Order::Ascending, &mut |key, at| {
+                let at = at.try_into().map(u64::from_be_bytes).unwrap_or_default();
+                if Timestamp::from_millis(at) < before {
+                    found.push(key.to_vec());
+                }
+                if found.len() == limit {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(store_error)?;
+    }
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// One from the first, one from the second, and so on; then what is left of the longer one.
+fn interleave(first: Vec<Mark>, second: Vec<Mark>) -> impl Iterator<Item = Mark> {
+    let (mut first, mut second) = (first.into_iter().fuse(), second.into_iter().fuse());
+    std::iter::from_fn(move || {
+        let pair: Vec<_> = first.next().into_iter().chain(second.next()).collect();
+        (!pair.is_empty()).then_some(pair)
+    })
+    .flatten()
 }
 
 fn removal(tx: &Transaction) -> Mutation {
@@ -263,21 +349,53 @@ impl TransactionStore for EmbeddedStore {
     async fn due(&self, ledger: &LedgerName, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
         // First tries are due whatever the clock said when they were accepted: it may have been set back since.
         let ever = Timestamp::from_millis(u64::MAX);
-        let mut first = self.marks(&keys::due_prefix(ledger, 0), ever, limit)?;
-        let mut again = self.marks(&keys::due_prefix(ledger, 1), now, limit)?;
-        let next = again.next;
-        let (mut first, mut again) = (first.ids.drain(..), again.ids.drain(..));
-        let mut ids = Vec::new();
-        while ids.len() < limit {
-            let before = ids.len();
-            ids.extend(again.next());
-            ids.extend(first.next());
-            if ids.len() == before {
-                break;
-            }
+        let first = self.marks(ledger, true, ever, limit)?;
+        let again = self.marks(ledger, false, now, limit)?;
+        let mut marks: Vec<_> = interleave(again.marks, first.marks).collect();
+        marks.truncate(limit);
+        Ok(Due {
+            marks,
+            next: again.next,
+        })
+    }
+
+    async fn announced(&self, ledger: &LedgerName, marks: &[Mark], at: Timestamp) -> Result<(), StoreError> {
+        // In pieces, so that the accepts that share their commits do not wait long.
+        for piece in marks.chunks(ANNOUNCED_AT_ONCE) {
+            let moves = piece.iter().map(|mark| {
+                let due = keys::due(ledger, mark);
+                let announced = (keys::announced(&due), at.as_millis().to_be_bytes().to_vec());
+                move_mark(mark.id, due, announced, None)
+            });
+            self.write(moves.collect()).await?;
         }
-        ids.truncate(limit);
-        Ok(Due { ids, next })
+        Ok(())
+    }
+
+    async fn unannounce(
+        &self,
+        ledger: &LedgerName,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let name = ledger.clone();
+        let lost = self
+            .blocking(move |engine| announced_before(engine, &name, before, limit))
+            .await?;
+        let moves = lost.into_iter().filter_map(|announced| {
+            let due = (keys::unannounced(&announced), Vec::new());
+            Some(move_mark(
+                keys::id(&announced)?,
+                announced,
+                due,
+                Some(ledger.clone()),
+            ))
+        });
+        let moves: Vec<_> = moves.collect();
+        if moves.is_empty() {
+            return Ok(0);
+        }
+        Ok(made(&self.write(moves).await?))
     }
 
     fn due_signal(&self, ledger: &LedgerName) -> Arc<Notify> {
@@ -312,7 +430,12 @@ impl TransactionStore for EmbeddedStore {
         let ledgers = match &filter.ledger {
             Some(ledger) => vec![ledger.clone()],
             None => {
-                let mut all: Vec<_> = self.counts().into_keys().map(|(ledger, _)| ledger).collect();
+                let mut all: Vec<_> = self
+                    .shared
+                    .counts()
+                    .into_keys()
+                    .map(|(ledger, _)| ledger)
+                    .collect();
                 all.dedup();
                 all
             }
@@ -324,6 +447,7 @@ impl TransactionStore for EmbeddedStore {
 
     async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let ledgers: Vec<_> = self
+            .shared
             .counts()
             .into_keys()
             .filter(|(_, counted)| *counted == status)
@@ -336,14 +460,15 @@ impl TransactionStore for EmbeddedStore {
             return Ok(0);
         }
         let verdicts = self.write(old.iter().map(removal).collect()).await?;
-        Ok(verdicts
-            .iter()
-            .filter(|verdict| **verdict == Verdict::Made)
-            .count())
+        Ok(made(&verdicts))
     }
 
-    fn counts(&self) -> Counts {
-        self.shared.counts()
+    fn backlog(&self) -> Backlog {
+        let counts = self.shared.counts();
+        let pending = counts
+            .into_iter()
+            .filter(|((_, status), _)| *status == Status::Pending);
+        pending.map(|((ledger, _), count)| (ledger, count)).collect()
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

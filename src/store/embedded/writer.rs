@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::Counts;
 use super::keys::{self, Entry};
 use super::record;
 use crate::domain::{LedgerName, Status, TransactionId};
 use crate::kv::{Batch, KvEngine, KvError, Order};
-use crate::store::{Counts, StoreError};
+use crate::store::StoreError;
 use crate::telemetry::metrics::StoreMetrics;
 
 /// A group is closed at so many mutations or bytes, which bounds a commit's time and memory.
@@ -31,13 +32,15 @@ pub(super) enum Expect {
     New { idempotency: Option<Vec<u8>> },
     /// The stored record has this version.
     Version(u64),
+    /// This due mark stands, and nothing else in the group changes its record.
+    Mark(Vec<u8>),
 }
 
 /// All writes for one record.
 pub(super) struct Mutation {
     pub(super) id: TransactionId,
     pub(super) expect: Expect,
-    /// The version it leads to; `None` removes the record.
+    /// The version it leads to; `None` removes the record, or leaves it alone if only a mark moves.
     pub(super) version: Option<u64>,
     pub(super) puts: Vec<Entry>,
     pub(super) deletes: Vec<Vec<u8>>,
@@ -200,6 +203,11 @@ impl Writer {
                     .and_then(|value| keys::id(&value))
                     .map_or(Verdict::Made, Verdict::Exists))
             }
+            Expect::Mark(key) => {
+                let untouched = !group.versions.contains_key(&mutation.id);
+                let stands = untouched && self.engine.get(key).map_err(store_error)?.is_some();
+                Ok(if stands { Verdict::Made } else { Verdict::Moved })
+            }
             Expect::Version(expected) => {
                 let stored = match group.versions.get(&mutation.id) {
                     Some(version) => *version,
@@ -274,13 +282,16 @@ impl Group {
 
     fn add(&mut self, mutation: Mutation) {
         self.mutations += 1;
-        if let Expect::New {
-            idempotency: Some(key),
-        } = mutation.expect
-        {
-            self.idempotency.insert(key, mutation.id);
+        match mutation.expect {
+            Expect::Mark(_) => {}
+            Expect::New { idempotency } => {
+                self.versions.insert(mutation.id, mutation.version);
+                self.idempotency.extend(idempotency.map(|key| (key, mutation.id)));
+            }
+            Expect::Version(_) => {
+                self.versions.insert(mutation.id, mutation.version);
+            }
         }
-        self.versions.insert(mutation.id, mutation.version);
         for key in mutation.deletes {
             self.batch.delete(key);
         }

@@ -9,7 +9,7 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use sluicegate::app;
 use sluicegate::clock::SystemClock;
-use sluicegate::config::Settings;
+use sluicegate::config::{Settings, StoreSettings};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ impl TestApp {
         let folder = tempfile::tempdir().expect("folder");
         let mut settings = Settings::default();
         settings.http.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        settings.store.path = folder.path().join("data");
+        settings.store = StoreSettings::embedded_at(folder.path().join("data"));
         let main = ledger(&mut settings);
         main.backend = simulator(20, 100);
         main.retry.conflict.min = Duration::from_millis(5);
@@ -84,7 +84,10 @@ impl TestApp {
 
     /// Where its data is.
     pub(crate) fn data(&self) -> &Path {
-        &self.settings.store.path
+        match &self.settings.store {
+            StoreSettings::Embedded(store) => &store.path,
+            StoreSettings::Postgres(_) => panic!("has no data folder"),
+        }
     }
 
     /// `POST /v1/transactions`.
@@ -200,7 +203,7 @@ impl TestApp {
             .expect("does not panic")
             .expect("stops because it was told to");
         Stopped {
-            data: self.settings.store.path.clone(),
+            data: self.data().to_owned(),
             settings: self.settings.clone(),
             folder: self.folder.take().expect("folder"),
         }
