@@ -105,7 +105,7 @@ fn queue(mut section: Section<'_>) -> QueueSettings {
         Some("rabbitmq") => {
             let settings = rabbitmq::read(&mut section);
             section.finish();
-            return QueueSettings::RabbitMq(settings);
+            return QueueSettings::RabbitMq(Box::new(settings));
         }
         Some(_) => section.finish(),
         None => section.finish_unread(),

@@ -149,7 +149,7 @@ pub enum QueueSettings {
     #[default]
     Embedded,
     /// A broker between those who accept and those who submit.
-    RabbitMq(RabbitSettings),
+    RabbitMq(Box<RabbitSettings>),
 }
 
 /// `[backpressure]`

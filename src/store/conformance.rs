@@ -515,7 +515,7 @@ async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
                     .unannounce(&main_ledger(), soon(), 1_000)
                     .await
                     .expect("looks");
-                announced.retain(|id| model[id].state.name() == "pending");
+                announced.retain(|id| model.get(id).is_some_and(|tx| tx.state.name() == "pending"));
                 assert_eq!(lost, announced.len());
                 announced.clear();
             }
