@@ -4,6 +4,8 @@
 //! within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
 //! equally good end, only less polite.
 
+mod parts;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,27 +18,22 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::parts::{Opened, open_ledger, open_queue, open_store};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{BackendSettings, LedgerSettings, Settings, StoreSettings};
+use crate::config::{QueueSettings, Role, Settings};
 use crate::domain::LedgerName;
 use crate::gateway::{Gateway, Parts};
 use crate::http;
-use crate::kv;
 use crate::ledger::LedgerBackend;
-use crate::ledger::simulator::SimulatorLedger;
 use crate::notify::StatusHub;
-use crate::queue::embedded::EmbeddedQueue;
 use crate::reconciler::Reconciler;
-use crate::store::TransactionStore;
-use crate::store::embedded::{DataFolder, EmbeddedStore};
+use crate::relay::Relay;
+use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Lane, LaneParts};
 
 /// What is cut off when draining took too long is given this much to unwind.
 const UNWIND: Duration = Duration::from_secs(2);
-
-/// A simulator's chain is small and hot; the store gets the configured cache.
-const CHAIN_CACHE_BYTES: usize = 16 << 20;
 
 /// A gateway that is ready to run.
 pub struct App {
@@ -46,12 +43,13 @@ pub struct App {
     gateway: Arc<Gateway>,
     metrics: Metrics,
     lanes: Vec<Arc<Lane>>,
+    relays: Vec<Relay>,
     reconciler: Reconciler,
     hub: Arc<StatusHub>,
     tasks: TaskTracker,
     ledgers_stop: CancellationToken,
     /// Kept to the very end: whoever holds it owns the data.
-    _folder: DataFolder,
+    _folder: Option<DataFolder>,
 }
 
 /// Replaces the ledgers of the configuration: tests bring their own.
@@ -81,35 +79,22 @@ pub async fn build_with(
     })?;
     let address = listener.local_addr().context("read the listening address")?;
 
-    let StoreSettings::Embedded(embedded) = &settings.store else {
-        anyhow::bail!("not built yet");
-    };
-    let folder = DataFolder::hold(&embedded.path, embedded.engine)?;
     let metrics = Metrics::new().context("set up metrics")?;
-    let store: Arc<dyn TransactionStore> = Arc::new(
-        EmbeddedStore::open(
-            folder.engine(),
-            &folder.store(),
-            embedded.cache_bytes,
-            metrics.store(),
-        )
-        .with_context(|| format!("open {}", folder.store().display()))?,
-    );
+    let hub = Arc::new(StatusHub::default());
+    let tasks = TaskTracker::new();
+    let ledgers_stop = CancellationToken::new();
+    let Opened { store, folder } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
     for (ledger, count) in &store.backlog() {
         if *count > 0 && !settings.ledgers.contains_key(ledger) {
             tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
         }
     }
-    let queue = Arc::new(EmbeddedQueue::new(store.clone(), clock.clone()));
-    let hub = Arc::new(StatusHub::default());
-    let tasks = TaskTracker::new();
-    let ledgers_stop = CancellationToken::new();
-
+    let queue = open_queue(&settings, &store, &clock, &metrics).await?;
     let mut lanes = BTreeMap::new();
     for (name, ledger) in &settings.ledgers {
         let backend = match other_ledgers(name) {
             Some(other) => other,
-            None => open_ledger(name, ledger, &folder, &clock, &tasks, &ledgers_stop)?,
+            None => open_ledger(name, ledger, folder.as_ref(), &clock, &tasks, &ledgers_stop)?,
         };
         let parts = LaneParts {
             name: name.clone(),
@@ -125,6 +110,20 @@ pub async fn build_with(
         };
         lanes.insert(name.clone(), Arc::new(Lane::new(parts)));
     }
+    let relays = match settings.queue {
+        // It is read off the store; there is nothing to announce.
+        QueueSettings::Embedded => Vec::new(),
+        QueueSettings::RabbitMq(_) => {
+            let relay = |ledger: &LedgerName| Relay {
+                ledger: ledger.clone(),
+                store: store.clone(),
+                queue: queue.clone(),
+                clock: clock.clone(),
+                metrics: metrics.queue(ledger),
+            };
+            settings.ledgers.keys().map(relay).collect()
+        }
+    };
     let reconciler = Reconciler {
         store: store.clone(),
         hub: hub.clone(),
@@ -152,6 +151,7 @@ pub async fn build_with(
         gateway,
         metrics,
         lanes: lanes.into_values().collect(),
+        relays,
         reconciler,
         hub,
         tasks,
@@ -160,27 +160,12 @@ pub async fn build_with(
     })
 }
 
-fn open_ledger(
-    name: &LedgerName,
-    settings: &LedgerSettings,
-    folder: &DataFolder,
-    clock: &Arc<dyn Clock>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> anyhow::Result<Arc<dyn LedgerBackend>> {
-    match &settings.backend {
-        BackendSettings::Simulator(simulator) => {
-            let chain = folder.chain(name.as_str());
-            let engine = kv::open(folder.engine(), &chain, CHAIN_CACHE_BYTES)
-                .with_context(|| format!("open the chain of ledger {name}, {}", chain.display()))?;
-            let ledger = SimulatorLedger::open(engine, *simulator, clock.clone(), tasks, stop.clone())
-                .with_context(|| format!("open ledger {name}"))?;
-            Ok(Arc::new(ledger))
-        }
-    }
-}
-
 impl App {
+    /// What this process does.
+    pub fn role(&self) -> Role {
+        self.settings.role
+    }
+
     /// The address it listens on; the port is the real one where the configuration says 0.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -203,6 +188,7 @@ impl App {
             gateway,
             metrics,
             lanes,
+            relays,
             reconciler,
             hub,
             tasks,
@@ -211,7 +197,14 @@ impl App {
         } = self;
         let drain = settings.shutdown.drain;
         let stop = CancellationToken::new();
-        let router = http::router(gateway, metrics, &settings.http);
+        let router = match settings.role {
+            Role::All | Role::Api => http::router(gateway, metrics, &settings.http),
+            Role::Worker => http::probes(gateway, metrics, &settings.http),
+        };
+        let lanes = match settings.role {
+            Role::All | Role::Worker => lanes,
+            Role::Api => Vec::new(),
+        };
         let server = http::serve(
             listener,
             router,
@@ -224,6 +217,11 @@ impl App {
             .into_iter()
             .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))
             .collect();
+        vital.extend(
+            relays
+                .into_iter()
+                .map(|relay| tasks.spawn(relay.run(stop.clone()))),
+        );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
         vital.push(tasks.spawn(server));
         let early = tokio::select! {

@@ -16,7 +16,7 @@
 //!    state to state.
 //! 6. The new state is stored, and whoever waits is told through [`notify`].
 //!
-//! [`reconciler`] does what nobody asks for: deadlines and retention. [`app`] puts it all together;
+//! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`app`] puts it all together;
 //! [`config`] says how; [`cli`] is the command line. `docs/ARCHITECTURE.md` has the same walk with the
 //! invariants and the tests that defend them.
 
@@ -32,6 +32,7 @@ pub mod ledger;
 pub mod notify;
 pub mod queue;
 pub mod reconciler;
+pub mod relay;
 pub mod store;
 pub mod telemetry;
 pub mod worker;

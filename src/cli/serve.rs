@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, print};
-use crate::config::{self, BackendSettings, QueueSettings, Settings, StoreSettings};
+use crate::config::{self, BackendSettings, QueueSettings, Role, Settings, StoreSettings};
 use crate::{app, telemetry};
 
 /// Run the gateway
@@ -20,6 +20,7 @@ use crate::{app, telemetry};
   sluicegate serve
   sluicegate serve --config /etc/sluicegate/config.toml
   sluicegate serve --listen 0.0.0.0:8080
+  sluicegate serve --role worker --config cluster.toml
   SLUICEGATE__STORE__PATH=/var/lib/sluicegate sluicegate serve")]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -27,6 +28,29 @@ pub struct ServeArgs {
     /// Address to listen on, instead of the configured one
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// What this process does, of several that share a PostgreSQL store
+    #[arg(long, value_enum, default_value = "all")]
+    role: RoleArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleArg {
+    /// Everything
+    All,
+    /// Accept requests and answer questions
+    Api,
+    /// Submit to the ledgers; of several workers one is active per ledger, the others stand by
+    Worker,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::All => Self::All,
+            RoleArg::Api => Self::Api,
+            RoleArg::Worker => Self::Worker,
+        }
+    }
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -34,14 +58,30 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         settings.http.listen = listen;
     }
+    settings.role = args.role.into();
+    if settings.role != Role::All && matches!(settings.store, StoreSettings::Embedded(_)) {
+        anyhow::bail!(
+            "--role {} needs others to do the rest, and an embedded store belongs to one process: set store.kind = \"postgres\", or leave --role out",
+            args.role
+                .to_possible_value()
+                .map_or_else(String::new, |role| role.get_name().to_owned())
+        );
+    }
     telemetry::start_logging(&settings.log.level, settings.log.format)?;
     let summary = summary(&settings);
     // Listened for from here on, so that a signal during the start is not the end of an unfinished one.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let app = app::build(settings).await?;
+    let greeting = match app.role() {
+        Role::All | Role::Api => greeting(app.address(), &summary),
+        Role::Worker => format!(
+            "Sluicegate {VERSION} works; probes on http://{}\n{summary}",
+            app.address()
+        ),
+    };
     // Whoever started it may not read along; that is no reason not to serve.
-    if let Err(error) = print::line(greeting(app.address(), &summary)) {
+    if let Err(error) = print::line(greeting) {
         tracing::debug!(%error, "nobody reads the greeting");
     }
     app.run(async move {
@@ -54,6 +94,8 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     .await?;
     Ok(ExitCode::SUCCESS)
 }
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn summary(settings: &Settings) -> String {
     let ledgers: Vec<_> = settings
@@ -83,8 +125,7 @@ fn summary(settings: &Settings) -> String {
 }
 
 fn greeting(address: SocketAddr, summary: &str) -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    let mut text = format!("Sluicegate {version} listens on http://{address}\n{summary}\n");
+    let mut text = format!("Sluicegate {VERSION} listens on http://{address}\n{summary}\n");
     if !address.ip().is_loopback() {
         text += "  warning  anybody who reaches this address may submit: this version has no API keys\n";
     }

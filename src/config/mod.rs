@@ -29,8 +29,8 @@ pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
 pub use server_url::ServerUrl;
 pub use settings::{
     BackendSettings, BackpressureMode, BackpressureSettings, EmbeddedStoreSettings, HttpSettings,
-    LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Settings, ShutdownSettings,
-    SimulatorSettings, StoreSettings, WorkerSettings,
+    LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Role, Settings,
+    ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 
 /// The file that is read when none is named and it is there.

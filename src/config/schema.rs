@@ -14,7 +14,7 @@ use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
 use super::settings::{
     BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, EmbeddedStoreSettings,
-    HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings,
+    HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings, Role,
     Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
@@ -26,6 +26,7 @@ use crate::kv::EngineKind;
 pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
     let mut root = Section::root(tree, findings);
     let settings = Settings {
+        role: Role::default(),
         http: http(root.section("http")),
         store: store(root.section("store")),
         queue: queue(root.section("queue")),

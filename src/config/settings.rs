@@ -27,9 +27,23 @@ const fn at_least_one(count: u32) -> NonZeroU32 {
     }
 }
 
+/// What a process does; together they do everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Everything.
+    #[default]
+    All,
+    /// Accepts requests and answers questions.
+    Api,
+    /// Submits to the ledgers.
+    Worker,
+}
+
 /// Everything an operator decides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
+    /// What this process does; not in the file, which all processes may share.
+    pub role: Role,
     /// The HTTP API.
     pub http: HttpSettings,
     /// Where records are kept.
@@ -51,6 +65,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            role: Role::default(),
             http: HttpSettings::default(),
             store: StoreSettings::default(),
             queue: QueueSettings::default(),

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, Transaction, TransactionId};
 use crate::notify::StatusHub;
+pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
 use crate::store::{Backlog, Filter, Inserted, Page, StoreError, TransactionStore};
 use crate::telemetry::metrics::Metrics;
@@ -88,7 +89,7 @@ pub struct LaneStatus {
 pub struct Parts {
     /// The truth.
     pub store: Arc<dyn TransactionStore>,
-    /// Where accepted ids are announced.
+    /// What carries accepted ids to the workers; nothing here waits for it.
     pub queue: Arc<dyn WorkQueue>,
     /// Who waits for what.
     pub hub: Arc<StatusHub>,
@@ -189,16 +190,18 @@ impl Gateway {
         at_most: Duration,
     ) -> Result<Option<Transaction>, StoreError> {
         let waiter = self.0.hub.listen(id);
-        let settled = waiter.settled();
-        match self.get(id).await? {
-            Some(tx) if !tx.is_settled() && !at_most.is_zero() && !self.0.hub.is_released() => {}
-            now => return Ok(now),
+        let over = tokio::time::Instant::now() + at_most;
+        loop {
+            let settled = waiter.settled();
+            match self.get(id).await? {
+                Some(tx) if !tx.is_settled() && !at_most.is_zero() && !self.0.hub.is_released() => {}
+                now => return Ok(now),
+            }
+            // Whoever is told looks; it may be a false alarm.
+            if tokio::time::timeout_at(over, settled).await.is_err() {
+                return self.get(id).await;
+            }
         }
-        tokio::select! {
-            () = settled => {}
-            () = tokio::time::sleep(at_most) => {}
-        }
-        self.get(id).await
     }
 
     /// A page of records, newest first.
@@ -243,12 +246,13 @@ impl Gateway {
         Some(status(lane, &self.0.store.backlog()))
     }
 
-    /// Whether a request would be accepted now.
+    /// Whether a request would be accepted now, and how the queue is doing.
     ///
     /// # Errors
     /// [`StoreError`] says why not.
-    pub async fn ready(&self) -> Result<(), StoreError> {
-        self.0.store.probe().await
+    pub async fn ready(&self) -> Result<QueueHealth, StoreError> {
+        self.0.store.probe().await?;
+        Ok(self.0.queue.health())
     }
 
     /// All metrics in Prometheus' text format.

@@ -8,10 +8,24 @@ use serde::Serialize;
 use super::Api;
 use super::error::ApiError;
 use super::transactions::json;
+use crate::gateway::QueueHealth;
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    queue: QueueView,
+}
+
+/// Nothing that is wrong with the queue keeps a request from being accepted.
+#[derive(Serialize)]
+struct QueueView {
+    kind: &'static str,
+    trouble: Option<String>,
 }
 
 /// `GET /livez`: the process answers.
@@ -19,10 +33,15 @@ pub(crate) async fn live() -> Response {
     json(StatusCode::OK, &Health { status: "live" })
 }
 
-/// `GET /readyz`: a request would be accepted now. Ledgers do not count: without them it still accepts.
+/// `GET /readyz`: a request would be accepted now. Ledgers and broker do not count: without them it still
+/// accepts, and says what is wrong.
 pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> {
-    api.gateway.ready().await?;
-    Ok(json(StatusCode::OK, &Health { status: "ready" }))
+    let QueueHealth { kind, trouble } = api.gateway.ready().await?;
+    let readiness = Readiness {
+        status: "ready",
+        queue: QueueView { kind, trouble },
+    };
+    Ok(json(StatusCode::OK, &readiness))
 }
 
 /// `GET /metrics`: Prometheus text format.

@@ -42,6 +42,26 @@ pub(crate) struct Api {
 
 /// All routes.
 pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
+    let routes = Router::new()
+        .route(
+            "/v1/transactions",
+            post(transactions::submit).get(transactions::list),
+        )
+        .route("/v1/transactions/{id}", get(transactions::get))
+        .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
+        .route("/v1/query", post(ledgers::query))
+        .route("/v1/ledgers", get(ledgers::list))
+        .route("/v1/ledgers/{name}", get(ledgers::get));
+    finish(routes, gateway, metrics, settings)
+}
+
+/// Probes and metrics only: for a process that takes no requests.
+pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
+    finish(Router::new(), gateway, metrics, settings)
+}
+
+/// Adds what every process offers.
+fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
     let api = Api {
         gateway,
         metrics,
@@ -51,16 +71,7 @@ pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
         },
         longest_wait: settings.max_wait,
     };
-    Router::new()
-        .route(
-            "/v1/transactions",
-            post(transactions::submit).get(transactions::list),
-        )
-        .route("/v1/transactions/{id}", get(transactions::get))
-        .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
-        .route("/v1/query", post(ledgers::query))
-        .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{name}", get(ledgers::get))
+    routes
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -60,18 +60,28 @@ impl StatusHub {
 
     /// A new version of a transaction was stored.
     pub fn changed(&self, tx: &Transaction) {
-        if !tx.is_settled() {
-            return;
+        if tx.is_settled() {
+            self.settled(tx.id);
         }
+    }
+
+    /// A transaction was settled, by whatever process.
+    pub fn settled(&self, id: TransactionId) {
         let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = map.get(&tx.id) {
+        if let Some(waiting) = map.get(&id) {
             waiting.settled.notify_waiters();
         }
+    }
+
+    /// Something may have been missed: everybody reads the record they wait for.
+    pub fn look_again(&self) {
+        let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        map.values().for_each(|waiting| waiting.settled.notify_waiters());
     }
 }
 
 impl Waiter {
-    /// A future that ends when the transaction is settled after this call. Cancel safe.
+    /// A future that ends when the transaction is settled after this call, or may have been. Cancel safe.
     pub fn settled(&self) -> impl Future<Output = ()> + '_ {
         // A `Notified` counts from its creation, not from its first poll.
         self.settled.notified()

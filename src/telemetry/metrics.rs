@@ -90,14 +90,14 @@ impl Metrics {
         let ledger = ledger.to_string();
         let count = |name: &'static str| counter!(name, "ledger" => ledger.clone());
         with_local_recorder(&*self.recorder, || QueueMetrics {
-            announced: count("sluicegate_announced_total"),
-            unconfirmed: count("sluicegate_announcements_unconfirmed_total"),
-            announced_again: count("sluicegate_announced_again_total"),
-            redelivered: count("sluicegate_redelivered_total"),
-            duplicates: count("sluicegate_duplicate_deliveries_total"),
-            poison: count("sluicegate_poison_messages_total"),
+            announced: count("sluicegate_queue_announced_total"),
+            unconfirmed: count("sluicegate_queue_unconfirmed_total"),
+            announced_again: count("sluicegate_queue_announced_again_total"),
+            redelivered: count("sluicegate_queue_redelivered_total"),
+            duplicates: count("sluicegate_queue_duplicates_total"),
+            poison: count("sluicegate_queue_poison_total"),
             depth: gauge!("sluicegate_queue_depth", "ledger" => ledger.clone()),
-            outbox_age: gauge!("sluicegate_outbox_age_seconds", "ledger" => ledger.clone()),
+            outbox_age: gauge!("sluicegate_queue_outbox_age_seconds", "ledger" => ledger.clone()),
             connected: gauge!("sluicegate_queue_available", "ledger" => ledger.clone()),
         })
     }

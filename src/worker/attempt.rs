@@ -20,6 +20,10 @@ use crate::store::{Change, StoreError};
 /// A ledger that cannot deduplicate is asked for this long before a person has to decide.
 const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Whoever announced it may have a clock that is ahead of ours by so much. A repeated message can bring a
+/// retry forward by as much, which the version check makes harmless.
+const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Lane {
     /// Brings a batch as far as the ledger. Holds one of `slots` for each until its outcome.
     pub(super) async fn work_off(self: Arc<Self>, batch: Vec<Delivery>, slots: Vec<Slot>, tenure: Tenure) {
@@ -86,7 +90,7 @@ impl Lane {
     /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
     fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
         let settings = &self.parts.settings;
-        if !old.is_due(now) {
+        if !old.is_due(now.plus(CLOCK_SKEW)) {
             return None;
         }
         let begin = |tx: &Transaction| {
