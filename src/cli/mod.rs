@@ -12,6 +12,7 @@ mod json;
 mod list;
 mod ndjson;
 mod print;
+mod ready;
 mod serve;
 mod store;
 mod submit;
@@ -24,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 pub use get::GetArgs;
 pub use list::ListArgs;
 pub use print::is_closed_pipe;
+pub use ready::ReadyArgs;
 pub use serve::ServeArgs;
 pub use store::StoreArgs;
 pub use submit::SubmitArgs;
@@ -62,6 +64,7 @@ enum Command {
     Submit(SubmitArgs),
     Get(GetArgs),
     List(ListArgs),
+    Ready(ReadyArgs),
     Store(StoreArgs),
 }
 
@@ -73,11 +76,14 @@ pub struct ConfigArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Where a gateway listens if nobody says otherwise.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
 /// Where the gateway is.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
     /// Address of the gateway
-    #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = "http://127.0.0.1:8080", value_parser = client::base_url)]
+    #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = DEFAULT_URL, value_parser = client::base_url)]
     pub url: String,
     /// How often a request is tried while the gateway cannot be reached or is busy (503, 429)
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -96,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Submit(args) => submit::run(args).await,
         Command::Get(args) => get::run(&args).await,
         Command::List(args) => list::run(&args).await,
+        Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
     }
 }
