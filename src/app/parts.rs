@@ -12,7 +12,7 @@ use crate::config::{BackendSettings, LedgerSettings, QueueSettings, Settings, St
 use crate::domain::{LedgerName, Timestamp};
 use crate::kv;
 use crate::ledger::LedgerBackend;
-use crate::ledger::simulator::SimulatorLedger;
+use crate::ledger::simulator::{RemoteSimulator, SimulatorLedger};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::queue::embedded::EmbeddedQueue;
@@ -21,7 +21,7 @@ use crate::store::embedded::{DataFolder, EmbeddedStore};
 use crate::telemetry::metrics::Metrics;
 
 /// A simulator's chain is small and hot; the store gets the configured cache.
-const CHAIN_CACHE_BYTES: usize = 16 << 20;
+pub(super) const CHAIN_CACHE_BYTES: usize = 16 << 20;
 
 /// So many marks are put back at once.
 const PUT_BACK: usize = 10_000;
@@ -91,6 +91,10 @@ pub(super) fn open_ledger(
                 .with_context(|| format!("open the chain of ledger {name}, {}", chain.display()))?;
             let ledger = SimulatorLedger::open(engine, *simulator, clock.clone(), tasks, stop.clone())
                 .with_context(|| format!("open ledger {name}"))?;
+            Ok(Arc::new(ledger))
+        }
+        BackendSettings::RemoteSimulator { url } => {
+            let ledger = RemoteSimulator::new(url, tasks).with_context(|| format!("open ledger {name}"))?;
             Ok(Arc::new(ledger))
         }
     }

@@ -1,12 +1,13 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config` and `store` work on this machine's configuration; `submit`, `get` and `list` are
-//! a client of the HTTP API and need nothing but its address.
+//! `serve`, `check-config` and `store` work on this machine's configuration; `devnet` is a ledger to try them
+//! with; `submit`, `get` and `list` are a client of the HTTP API and need nothing but its address.
 
 mod answer;
 mod bulk;
 mod check_config;
 mod client;
+mod devnet;
 mod get;
 mod json;
 mod list;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use devnet::DevnetArgs;
 pub use get::GetArgs;
 pub use list::ListArgs;
 pub use print::is_closed_pipe;
@@ -66,6 +68,7 @@ enum Command {
     List(ListArgs),
     Ready(ReadyArgs),
     Store(StoreArgs),
+    Devnet(DevnetArgs),
 }
 
 /// Where the configuration is.
@@ -104,6 +107,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args).await,
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
+        Command::Devnet(args) => devnet::run(args).await,
     }
 }
 

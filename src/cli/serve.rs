@@ -1,5 +1,6 @@
 //! `sluicegate serve`: runs the gateway.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -69,9 +70,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     telemetry::start_logging(&settings.log.level, settings.log.format)?;
     let summary = summary(&settings);
-    // Listened for from here on, so that a signal during the start is not the end of an unfinished one.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let told_to_stop = told_to_stop()?;
     let app = app::build(settings).await?;
     let greeting = match app.role() {
         Role::All | Role::Api => greeting(app.address(), &summary),
@@ -85,10 +84,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::debug!(%error, "nobody reads the greeting");
     }
     app.run(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        told_to_stop.await;
         tracing::info!("stopping: finishing what is under way");
     })
     .await?;
@@ -97,13 +93,27 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Ends with SIGTERM or Ctrl-C. Listens from the call on, so that a signal during the start is not the end of
+/// an unfinished one.
+pub(super) fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
 fn summary(settings: &Settings) -> String {
     let ledgers: Vec<_> = settings
         .ledgers
         .iter()
         .map(|(name, ledger)| {
-            let kind = match ledger.backend {
-                BackendSettings::Simulator(_) => "simulator",
+            let kind = match &ledger.backend {
+                BackendSettings::Simulator(_) => "simulator".to_owned(),
+                BackendSettings::RemoteSimulator { url } => format!("simulator at {url}"),
             };
             format!("{name} ({kind}, up to {} tx/s)", ledger.worker.rate_per_second)
         })

@@ -249,6 +249,13 @@ impl<'f> Section<'f> {
         })
     }
 
+    /// Notes a mistake if `key`, which exists, was set where it has no meaning.
+    pub(super) fn refuse(&mut self, key: &'static str, what: &str, remedy: &str) {
+        if self.take(key).is_some() {
+            self.problem(key, what, remedy);
+        }
+    }
+
     /// One of a few words, each standing for a value.
     pub(super) fn one_of<T: Copy>(
         &mut self,

@@ -226,7 +226,6 @@ fn ledgers(root: &mut Section<'_>, findings: &Findings) -> BTreeMap<LedgerName, 
 /// another ledger into being.
 fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
     let default = LedgerSettings::default();
-    let BackendSettings::Simulator(simulator) = default.backend;
     let available = section.is_kind("simulator");
     if let Some(variable) = unheard.filter(|_| !section.was_set("kind")) {
         let remedy = "correct the name, or set its `kind` to configure another ledger";
@@ -234,15 +233,7 @@ fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
         section.problem_at(variable, "", what.to_owned(), remedy.to_owned());
     }
     let backend = match available {
-        true => BackendSettings::Simulator(SimulatorSettings {
-            batch_timeout: section.duration_ms("batch_timeout_ms", simulator.batch_timeout, 1..=60_000),
-            max_message_count: count(
-                &mut section,
-                "max_message_count",
-                simulator.max_message_count,
-                100_000,
-            ),
-        }),
+        true => simulator(&mut section),
         false => default.backend,
     };
     let worker = worker(section.section("worker"));
@@ -256,6 +247,44 @@ fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
         worker,
         retry,
     }
+}
+
+/// A simulator: with `url` in another process, which then decides about its blocks.
+fn simulator(section: &mut Section<'_>) -> BackendSettings {
+    let url = section.optional(
+        "url",
+        "write the address of a devnet, such as \"http://127.0.0.1:7060\"",
+        |text| match url::Url::parse(text) {
+            Ok(url) if is_plain(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+            _ => Err(format!("is {}", quoted(text))),
+        },
+    );
+    if section.was_set("url") {
+        for (key, option) in [
+            ("batch_timeout_ms", "--batch-timeout-ms"),
+            ("max_message_count", "--max-message-count"),
+        ] {
+            section.refuse(
+                key,
+                "is for the devnet to decide, because `url` is set",
+                &format!("remove it here and give {option} to `sluicegate devnet`"),
+            );
+        }
+        return BackendSettings::RemoteSimulator {
+            url: url.unwrap_or_default(),
+        };
+    }
+    let default = SimulatorSettings::default();
+    BackendSettings::Simulator(SimulatorSettings {
+        batch_timeout: section.duration_ms("batch_timeout_ms", default.batch_timeout, 1..=60_000),
+        max_message_count: count(section, "max_message_count", default.max_message_count, 100_000),
+    })
+}
+
+/// Whether an address is `http://HOST:PORT` and nothing else.
+fn is_plain(url: &url::Url) -> bool {
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    bare && url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none()
 }
 
 /// A whole number from 1 to `most`.

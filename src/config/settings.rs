@@ -323,9 +323,14 @@ impl Default for LedgerSettings {
 pub enum BackendSettings {
     /// A ledger inside this process that behaves like Fabric.
     Simulator(SimulatorSettings),
+    /// The same in a process of its own, `sluicegate devnet`, which several gateways can share.
+    RemoteSimulator {
+        /// Its address, `http://HOST:PORT`.
+        url: String,
+    },
 }
 
-/// `[ledgers.<name>]` of kind `simulator`.
+/// `[ledgers.<name>]` of kind `simulator` without `url`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimulatorSettings {
     /// A block is cut this long after its first transaction at the latest.

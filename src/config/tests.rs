@@ -225,6 +225,48 @@ fn what_is_wrong_with_a_server_is_told_without_its_password() {
 }
 
 #[test]
+fn a_simulator_elsewhere_cuts_its_own_blocks() {
+    let main = |url: &str| format!("[ledgers.main]\nurl = {url:?}\n");
+    let settings = read(&main("http://127.0.0.1:7060/"), &[]).expect("valid");
+    let url = "http://127.0.0.1:7060".to_owned();
+    assert_eq!(
+        settings.ledgers["main"].backend,
+        BackendSettings::RemoteSimulator { url }
+    );
+    let (_, shown) = merge(Some(("config.toml", main("http://[::1]:7060").as_bytes())), []).expect("valid");
+    let shown: Vec<_> = shown.iter().map(ToString::to_string).collect();
+    assert!(
+        shown.contains(&"ledgers.main.url = \"http://[::1]:7060\"".to_owned()),
+        "{shown:#?}"
+    );
+    assert!(
+        !shown
+            .iter()
+            .any(|line| line.starts_with("ledgers.main.batch_timeout_ms")),
+        "{shown:#?}"
+    );
+
+    let text = main("http://devnet") + "batch_timeout_ms = 5\nmax_message_count = 7\n";
+    insta::assert_snapshot!(problems(&text, &[]).join("\n"), @"
+    config.toml:3: ledgers.main.batch_timeout_ms is for the devnet to decide, because `url` is set; remove it here and give --batch-timeout-ms to `sluicegate devnet`
+    config.toml:4: ledgers.main.max_message_count is for the devnet to decide, because `url` is set; remove it here and give --max-message-count to `sluicegate devnet`
+    ");
+    for bad in [
+        "",
+        "127.0.0.1:7060",
+        "https://devnet",
+        "http://devnet/x",
+        "http://devnet?x",
+        "http://me@devnet",
+    ] {
+        assert!(
+            only_problem(&main(bad), &[]).starts_with("config.toml:2: ledgers.main.url is"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
 fn ledger_names_are_checked() {
     assert!(
         only_problem("[ledgers.Main]\n", &[]).starts_with("config.toml:1: ledgers.Main is not a valid name")

@@ -69,7 +69,8 @@ impl fmt::Display for Cause {
 /// What became of a submission.
 ///
 /// Confusing `Unavailable` with `Unknown` pays twice, so a backend that is not certain says `Unknown`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It took effect.
     Committed(Receipt),

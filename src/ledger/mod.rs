@@ -11,6 +11,7 @@ pub(crate) mod conformance;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -63,7 +64,7 @@ pub enum QueryError {
 }
 
 /// A read-only contract call, answered by the ledger at once and never queued.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Query {
     /// The contract to call.
     pub contract: String,

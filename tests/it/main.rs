@@ -17,6 +17,7 @@ mod cli_server;
 mod cli_store;
 mod conflicts;
 mod crash;
+mod devnet;
 mod disk;
 mod idempotency;
 mod listing;

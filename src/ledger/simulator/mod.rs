@@ -1,8 +1,9 @@
-//! A ledger in this process that executes, orders and validates like Fabric.
+//! A ledger that executes, orders and validates like Fabric, in this process or in one of its own.
 //!
 //! A call is executed against committed state ([`stub`]); what it read and wants to write becomes an
 //! [`envelope`]; the [`orderer`] puts envelopes into blocks; [`validate`] lets those take effect whose
-//! reads still hold; the [`chain`] stores a block with all that follows from it.
+//! reads still hold; the [`chain`] stores a block with all that follows from it. [`mod@serve`] offers a ledger
+//! to other processes, and [`remote`] is the ledger that they see.
 //!
 //! Invariants: a transaction id takes effect at most once; the valid transactions in block order are a
 //! serial execution; an outcome is told only after its block is durable. A crash loses what no block holds
@@ -14,14 +15,20 @@ mod contracts;
 mod envelope;
 mod orderer;
 mod peer;
+mod remote;
+mod serve;
 mod state;
 mod stub;
+mod subscription;
 mod validate;
+mod wire;
 
 #[cfg(test)]
 mod contract_tests;
 #[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod remote_tests;
 #[cfg(test)]
 mod serial_tests;
 #[cfg(test)]
@@ -47,6 +54,8 @@ use crate::kv::KvEngine;
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable};
 
 pub use chain::OpenError;
+pub use remote::{RemoteError, RemoteSimulator};
+pub use serve::{router, serve};
 
 use chain::Chain;
 use envelope::{Call, Envelope, NONCE_BYTES, to_json};
@@ -111,13 +120,7 @@ impl LedgerBackend for SimulatorLedger {
     }
 
     fn check(&self, request: &Request) -> Result<(), Unacceptable> {
-        match contracts::find(&request.contract, &request.function) {
-            Ok(_) => Ok(()),
-            Err(unknown) => Err(Unacceptable {
-                pointer: unknown.pointer(),
-                detail: unknown.to_string(),
-            }),
-        }
+        check(request)
     }
 
     fn deduplicates(&self) -> bool {
@@ -201,6 +204,17 @@ impl LedgerBackend for SimulatorLedger {
             return Err(cause);
         }
         self.peer.chain().probe().map_err(|error| disk_cause(&error))
+    }
+}
+
+/// Whether there is such a contract and function. The contracts are built in, so every process knows them.
+fn check(request: &Request) -> Result<(), Unacceptable> {
+    match contracts::find(&request.contract, &request.function) {
+        Ok(_) => Ok(()),
+        Err(unknown) => Err(Unacceptable {
+            pointer: unknown.pointer(),
+            detail: unknown.to_string(),
+        }),
     }
 }
 
