@@ -43,6 +43,16 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
             "set queue.kind = \"rabbitmq\" and queue.url, or store.kind = \"embedded\"",
         );
     }
+    if matches!(settings.store, StoreSettings::Postgres(_)) {
+        let own = |ledger: &LedgerSettings| matches!(ledger.backend, BackendSettings::Simulator(_));
+        for (name, _) in settings.ledgers.iter().filter(|(_, ledger)| own(ledger)) {
+            root.problem(
+                "ledgers",
+                format!("does not fit: store.kind is \"postgres\", which several gateways may share, and {name} is a simulator that each of them has for itself"),
+                format!("set ledgers.{name}.url to a ledger of its own, started with `sluicegate devnet`"),
+            );
+        }
+    }
     root.finish();
     settings
 }

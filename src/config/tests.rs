@@ -191,7 +191,7 @@ fn kinds_of_other_versions_are_refused_without_blaming_their_keys() {
 #[test]
 fn servers_are_configured_by_address_and_name_and_password_may_stand_apart() {
     let text = "[store]\nkind = 'postgres'\nurl = 'postgres://db.example/gate'\n[queue]\nkind = 'rabbitmq'\n\
-                url = 'amqps://me:old@mq.example/vhost'\ntls_ca = 'ca.pem'\nqueue_type = 'classic'\n";
+                url = 'amqps://me:old@mq.example/vhost'\ntls_ca = 'ca.pem'\nqueue_type = 'classic'\n[ledgers.main]\nurl = 'http://ledger:7060'\n";
     let password = [
         ("SLUICEGATE__QUEUE__PASSWORD", "hunter2"),
         ("SLUICEGATE__STORE__MIGRATE", "false"),
@@ -211,7 +211,8 @@ fn servers_are_configured_by_address_and_name_and_password_may_stand_apart() {
 #[test]
 fn what_is_wrong_with_a_server_is_told_without_its_password() {
     let text = "[store]\nkind = 'postgres'\nurl = 'mysql://me:hunter2@db/x'\nmigrate = 'maybe'\n\
-                [queue]\nkind = 'rabbitmq'\nurl = 'amqp://me:hunter2@'\npassword = 2\ntls_cert = 'c.pem'\nprefix = ' '\n";
+                [queue]\nkind = 'rabbitmq'\nurl = 'amqp://me:hunter2@'\npassword = 2\ntls_cert = 'c.pem'\nprefix = ' '\n\
+                [ledgers.main]\nurl = 'http://ledger:7060'\n";
     insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
     config.toml:3: store.url starts with "mysql:"; write an address such as "postgres://sluicegate@127.0.0.1:5432/sluicegate"
     config.toml:4: store.migrate is "maybe"; write true or false
@@ -221,7 +222,14 @@ fn what_is_wrong_with_a_server_is_told_without_its_password() {
     config.toml:9: queue.tls_cert does not fit: there is no tls_key; set tls_key as well
     config.toml:10: queue.prefix is " "; write 1 to 100 of a-z, A-Z, 0-9, _, - and .
     "#);
-    assert!(only_problem("[store]\nkind = 'postgres'\n", &[]).contains("queue.kind = \"rabbitmq\""));
+}
+
+#[test]
+fn what_only_one_process_can_have_does_not_go_with_a_shared_store() {
+    insta::assert_snapshot!(problems("[store]\nkind = 'postgres'\n", &[]).join("\n"), @r#"
+    built in: ledgers does not fit: store.kind is "postgres", which several gateways may share, and main is a simulator that each of them has for itself; set ledgers.main.url to a ledger of its own, started with `sluicegate devnet`
+    built in: queue does not fit: store.kind is "postgres", which several gateways may share, and an embedded queue cannot tell which of them is to submit; set queue.kind = "rabbitmq" and queue.url, or store.kind = "embedded"
+    "#);
 }
 
 #[test]
