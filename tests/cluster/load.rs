@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::support::http;
 
-pub(crate) const COUNTERS: u64 = 25;
+pub(crate) const COUNTERS: u64 = 200;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 

@@ -12,7 +12,6 @@ use crate::support::{DEADLINE, http};
 /// A running `sluicegate serve`; it is killed when this is dropped.
 pub(crate) struct Node {
     process: Child,
-    role: &'static str,
     /// `http://address:port`
     pub(crate) address: String,
 }
@@ -31,11 +30,7 @@ impl Node {
         let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
         let greeting = greeting.expect("it says where it listens");
         let address = greeting.rsplit(' ').next().expect("an address").to_owned();
-        Self {
-            process,
-            role,
-            address,
-        }
+        Self { process, address }
     }
 
     pub(crate) async fn kill(&mut self) {
@@ -49,19 +44,12 @@ impl Node {
         assert!(told.expect("runs kill").success());
     }
 
-    /// Stops as an operator would, and starts again.
-    pub(crate) async fn restart(&mut self, folder: &Path) {
+    /// Stops as an operator would.
+    pub(crate) async fn stop(&mut self) {
         self.signal("TERM").await;
         let ended = tokio::time::timeout(DEADLINE, self.process.wait()).await;
         let status = ended.expect("ends in time").expect("waits");
         assert!(status.success(), "a graceful stop ends well: {status}");
-        *self = Self::start(folder, self.role).await;
-    }
-
-    /// SIGKILL, and starts again.
-    pub(crate) async fn crash(&mut self, folder: &Path) {
-        self.kill().await;
-        *self = Self::start(folder, self.role).await;
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {

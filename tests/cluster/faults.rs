@@ -1,0 +1,148 @@
+//! What may befall broker and database while clients are at it. In every case: what was acknowledged is settled
+//! once all is well again, exactly once.
+
+use std::time::Duration;
+
+use crate::load::{Accepted, Load, slowest};
+use crate::oracle::judge;
+use crate::proxy::Fault;
+use crate::site::Site;
+use crate::support::eventually;
+
+/// An accept that waits for the broker would take as long as the time limit of a publish, 5 s.
+const UNHURRIED: Duration = Duration::from_secs(2);
+
+fn never_noticed(accepted: &[Accepted]) {
+    let tries = accepted.iter().map(|one| one.tries).max();
+    assert_eq!(tries, Some(1), "a client was turned away");
+    assert!(slowest(accepted) < UNHURRIED, "an accept took {:?}", slowest(accepted));
+}
+
+async fn trouble(site: &Site) -> Option<String> {
+    let ready = site.api().get("/readyz").await;
+    assert_eq!(ready["status"], "ready", "it accepts all the same");
+    ready["queue"]["trouble"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_starts_and_accepts_without_its_broker() {
+    let site = Site::broker_away().await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    eventually("the trouble shows", async || trouble(&site).await).await;
+    assert_eq!(site.api().metric("sluicegate_queue_available").await, 0.0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(site.api().metric("sluicegate_queue_outbox_age_seconds").await > 0.5);
+    assert_eq!(site.ledger.sent().len(), 0, "without a broker nobody may submit");
+    site.amqp.set(Fault::None);
+    eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+    assert_eq!(site.api().metric("sluicegate_queue_available").await, 1.0);
+    let accepted = load.finish().await;
+    never_noticed(&accepted);
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_under_load_costs_no_request() {
+    let site = Site::broker().await;
+    let load = Load::start(4, Duration::from_millis(12), &site.addresses);
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        site.broker.kill9();
+        eventually("the trouble shows", async || trouble(&site).await).await;
+        tokio::task::block_in_place(|| site.broker.restart());
+        eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+    }
+    let accepted = load.finish().await;
+    never_noticed(&accepted);
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_to_the_broker_that_breaks_in_every_way_costs_no_request() {
+    let site = Site::broker().await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    let slow = Fault::Slow(Duration::from_millis(30));
+    for fault in [Fault::Cut, Fault::Stall, Fault::HalfOpen, slow] {
+        site.amqp.set(fault);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        site.amqp.set(Fault::None);
+        let settled = site.ledger.sent().len();
+        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+    }
+    let accepted = load.finish().await;
+    never_noticed(&accepted);
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
+    let site = Site::broker().await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    site.broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    let said = eventually("the trouble shows", async || trouble(&site).await).await;
+    eprintln!("trouble: {said}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    site.broker.ctl(&["set_vm_memory_high_watermark", "absolute", "4GB"]);
+    eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+    let accepted = load.finish().await;
+    never_noticed(&accepted);
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_messages_that_are_lost_are_announced_again() {
+    let site = Site::broker().await;
+    let load = Load::start(8, Duration::from_millis(4), &site.addresses);
+    for loss in ["purge_queue", "delete_queue"] {
+        eventually("a backlog waits", async || (site.messages() > 50).then_some(())).await;
+        site.broker.ctl(&[loss, &site.queue()]);
+    }
+    site.broker.ctl(&["close_all_connections", "by hand"]);
+    let accepted = load.finish().await;
+    never_noticed(&accepted);
+    judge(&site, &accepted).await;
+    assert!(site.api().metric("sluicegate_queue_announced_again_total").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_messages_that_mean_nothing_or_come_again_do_no_harm() {
+    let site = Site::broker().await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let accepted = load.finish().await;
+    let mut bodies: Vec<String> = ["", "nonsense", "0195f000-0000-7000-8000-000000000000"]
+        .map(str::to_owned)
+        .into();
+    bodies.extend((0..1_000).map(|n| accepted[n % accepted.len()].id.clone()));
+    site.publish(&bodies).await;
+    eventually("what means nothing is put aside", async || {
+        (site.dead_letters() == 3).then_some(())
+    })
+    .await;
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_a_database_that_breaks_in_every_way_loses_nothing_it_acknowledged() {
+    let site = Site::cluster(&["api", "worker", "worker"]).await;
+    let load = Load::start(4, Duration::from_millis(12), &site.addresses);
+    let line = site.database_line();
+    let slow = Fault::Slow(Duration::from_millis(30));
+    for fault in [Fault::Cut, Fault::Stall, Fault::HalfOpen, slow] {
+        line.set(fault);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        line.set(Fault::None);
+        let settled = site.ledger.sent().len();
+        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+    }
+    for _ in 0..2 {
+        site.database().kill();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::task::block_in_place(|| site.database().restart());
+        let settled = site.ledger.sent().len();
+        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+    }
+    let accepted = load.finish().await;
+    judge(&site, &accepted).await;
+}

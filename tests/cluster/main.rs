@@ -1,0 +1,16 @@
+//! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
+//! may go wrong between them. The ledger is the simulator, served over a socket by the test itself.
+
+mod faults;
+mod load;
+mod node;
+mod oracle;
+#[path = "../support/postgres.rs"]
+mod postgres;
+mod proxy;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
+mod recorder;
+mod site;
+mod support;
+mod takeover;

@@ -1,0 +1,67 @@
+//! What has to hold at the end, whatever happened before.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::load::Accepted;
+use crate::site::{BURST, RATE, Site};
+use crate::support::eventually;
+
+/// Sends at the gateway and arrivals at the ledger are some scheduling apart.
+const SCHEDULING: Duration = Duration::from_millis(750);
+
+/// Everything that was acknowledged is settled, its effects are on the ledger exactly once, the rate was kept,
+/// and nothing is left over.
+pub(crate) async fn judge(site: &Site, accepted: &[Accepted]) {
+    let api = site.api();
+    eventually("I3: the backlog drains", async || {
+        let lanes = api.get("/v1/ledgers").await;
+        (lanes["items"][0]["backlog"] == 0).then_some(())
+    })
+    .await;
+    let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
+    for one in accepted {
+        let record = api.get(&format!("/v1/transactions/{}", one.id)).await;
+        assert_eq!(record["status"], "done", "I1, I3: {record}");
+        *expected.entry(one.counter).or_default() += 1;
+    }
+    for (counter, times) in expected {
+        let stands = site.ledger.counter(&format!("c{counter}")).await;
+        assert_eq!(stands, times, "I2: counter {counter}");
+    }
+    assert_eq!(
+        listed(site).await,
+        accepted.len(),
+        "I5: one record for each acknowledged request"
+    );
+    rate_was_kept(site);
+    eventually("no message is left", async || (site.messages() == 0).then_some(())).await;
+}
+
+async fn listed(site: &Site) -> usize {
+    let (mut listed, mut cursor) = (0, String::new());
+    loop {
+        let page = site.api().get(&format!("/v1/transactions?limit=500{cursor}")).await;
+        listed += page["items"].as_array().expect("items").len();
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return listed,
+        }
+    }
+}
+
+/// I6: in any stretch of time the ledger saw at most rate × time + burst, over all processes together.
+fn rate_was_kept(site: &Site) {
+    let sent = site.ledger.sent();
+    for (number, (_, from)) in sent.iter().enumerate() {
+        for (later, (_, to)) in sent.iter().enumerate().skip(number + RATE as usize) {
+            let stretch = to.duration_since(*from);
+            if stretch > Duration::from_secs(3) {
+                break;
+            }
+            let allowed = RATE * (stretch + SCHEDULING).as_secs_f64() + BURST;
+            let came = (later - number + 1) as f64;
+            assert!(came <= allowed, "I6: {came} in {stretch:?}, {allowed} allowed");
+        }
+    }
+}

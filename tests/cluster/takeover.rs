@@ -1,0 +1,108 @@
+//! Several processes on one store and one broker: who works, who takes over, who hears of it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::load::Load;
+use crate::oracle::judge;
+use crate::site::Site;
+use crate::support::{eventually, http};
+
+const TAKEOVER: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_is_active_and_a_settlement_is_heard_on_every_node() {
+    let site = Site::cluster(&["api", "api", "worker", "worker"]).await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    // Held by a node that settles nothing itself: it is told by the one that does.
+    for _ in 0..5 {
+        let start = Instant::now();
+        let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": ["watched", 1]});
+        let answer = http()
+            .post(format!("{}/v1/transactions", site.api().address))
+            .header("Prefer", "wait=30")
+            .json(&body)
+            .send()
+            .await
+            .expect("answers");
+        assert_eq!(answer.status(), 200, "the record, settled");
+        assert!(start.elapsed() < Duration::from_secs(10), "told, not timed out");
+    }
+    load.finish().await;
+    eventually("the backlog drains", async || {
+        (site.api().get("/v1/ledgers").await["items"][0]["backlog"] == 0).then_some(())
+    })
+    .await;
+    let mut active = 0;
+    for worker in site.workers() {
+        active += u32::from(worker.submissions().await > 0.0);
+    }
+    assert_eq!(active, 1, "the other one stands by");
+    assert_eq!(site.ledger.counter("watched").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
+    let mut site = Site::cluster(&["api", "worker", "worker"]).await;
+    let load = Load::start(4, Duration::from_millis(15), &site.addresses);
+    for _ in 0..3 {
+        let active = site.active_worker().await;
+        site.nodes[active].kill().await;
+        let killed = Instant::now();
+        let before = site.ledger.sent().len();
+        eventually("somebody submits", async || (site.ledger.sent().len() > before + 5).then_some(())).await;
+        let took = killed.elapsed();
+        assert!(took < TAKEOVER, "taken over after {took:?}");
+        eprintln!("taken over after {took:?}");
+        site.start(active).await;
+    }
+    let accepted = load.finish().await;
+    judge(&site, &accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_worker_that_was_frozen_past_its_lease_submits_nothing_when_it_wakes() {
+    let site = Site::cluster(&["api", "worker", "worker"]).await;
+    let load = Load::start(4, Duration::from_millis(12), &site.addresses);
+    let frozen = site.active_worker().await;
+    let submitted = site.nodes[frozen].submissions().await;
+    eventually("it is busy", async || {
+        (site.nodes[frozen].submissions().await > submitted + 50.0).then_some(())
+    })
+    .await;
+    site.nodes[frozen].signal("STOP").await;
+    let before = site.ledger.sent().len();
+    eventually("the other one works", async || {
+        (site.ledger.sent().len() > before + 500).then_some(())
+    })
+    .await;
+    site.nodes[frozen].signal("CONT").await;
+    let awake = site.nodes[frozen].submissions().await;
+    let at_waking = site.ledger.sent().len();
+    eventually("work goes on", async || {
+        (site.ledger.sent().len() > at_waking + 500).then_some(())
+    })
+    .await;
+    assert_eq!(
+        site.nodes[frozen].submissions().await,
+        awake,
+        "it has nothing to submit: another one is the lane's worker"
+    );
+    let accepted = load.finish().await;
+    judge(&site, &accepted).await;
+    assert_eq!(site.ledger.repeated(), [].into(), "nothing was submitted twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_needs_no_more_than_one_retry_of_a_client() {
+    let mut site = Site::cluster(&["api", "api", "worker", "worker"]).await;
+    let load = Load::start(6, Duration::from_millis(20), &site.addresses);
+    for node in 0..site.nodes.len() {
+        site.restart(node).await;
+    }
+    let accepted = load.finish().await;
+    let most = accepted.iter().map(|one| one.tries).max();
+    assert!(most <= Some(2), "a client needed {most:?} tries");
+    judge(&site, &accepted).await;
+}
