@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::embedded::EmbeddedStore;
+use super::postgres::{self, PostgresStore};
 use super::{Change, Due, Filter, Inserted, Mark, TransactionStore};
+use crate::config::PostgresSettings;
 use crate::domain::{
     Cause, Event, Lease, LedgerName, LedgerTxId, Prepared, Receipt, Request, Stage, Status, Timestamp,
     Transaction, TransactionId,
@@ -44,16 +45,58 @@ fn main_ledger() -> LedgerName {
     LedgerName::new("main").expect("valid name")
 }
 
-fn open(kind: EngineKind, path: &Path) -> Arc<dyn TransactionStore> {
-    let metrics = Metrics::new().expect("metrics").store();
-    Arc::new(EmbeddedStore::open(kind, path, 1 << 20, metrics).expect("opens"))
+/// A store under test, and what it takes to open it again.
+enum Place {
+    Embedded(EngineKind, tempfile::TempDir),
+    Postgres(PostgresSettings),
 }
 
-/// Runs a test against every store, each in a folder of its own.
+impl Place {
+    /// One of every kind, each empty.
+    fn all() -> Vec<Self> {
+        let folder = || tempfile::tempdir().expect("folder");
+        let mut all: Vec<_> = EngineKind::ALL
+            .into_iter()
+            .map(|kind| Self::Embedded(kind, folder()))
+            .collect();
+        all.push(Self::Postgres(postgres::testing::settings(
+            &postgres::server::shared().database(),
+        )));
+        all
+    }
+
+    async fn open(&self) -> Arc<dyn TransactionStore> {
+        let metrics = Metrics::new().expect("metrics").store();
+        match self {
+            Self::Embedded(kind, folder) => {
+                let path = folder.path().join("store");
+                Arc::new(EmbeddedStore::open(*kind, &path, 1 << 20, metrics).expect("opens"))
+            }
+            Self::Postgres(settings) => {
+                Arc::new(PostgresStore::connect(settings, metrics).await.expect("connects"))
+            }
+        }
+    }
+
+    /// What a store that is closed can be checked for.
+    fn check(&self, records: usize) {
+        let Self::Embedded(kind, folder) = self else {
+            return;
+        };
+        let path = folder.path().join("store");
+        let folder = super::embedded::DataFolder::hold(folder.path(), *kind).expect("holds");
+        // The maintenance check expects the store at its usual place.
+        std::fs::rename(path, folder.store()).expect("renames");
+        let report = super::embedded::check(&folder, 1 << 20).expect("checks");
+        assert_eq!(report.findings, []);
+        assert_eq!(report.records(), records as u64);
+    }
+}
+
+/// Runs a test against every store, each in a place of its own.
 fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Arc<dyn TransactionStore>) -> F) {
-    for kind in EngineKind::ALL {
-        let folder = tempfile::tempdir().expect("folder");
-        runtime().block_on(test(open(kind, &folder.path().join("store"))));
+    for place in Place::all() {
+        runtime().block_on(async { test(place.open().await).await });
     }
 }
 
@@ -444,15 +487,14 @@ proptest! {
     /// Random actions, with the store closed and opened between any two, always equal a map in memory.
     #[test]
     fn behaves_like_its_model(actions in prop::collection::vec(action(), 1..40)) {
-        for kind in EngineKind::ALL {
-            let folder = tempfile::tempdir().expect("folder");
-            runtime().block_on(run_model(kind, &folder.path().join("store"), &actions));
+        for place in Place::all() {
+            runtime().block_on(run_model(&place, &actions));
         }
     }
 }
 
-async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
-    let mut store = open(kind, path);
+async fn run_model(place: &Place, actions: &[Action]) {
+    let mut store = place.open().await;
     let mut model: BTreeMap<TransactionId, Transaction> = BTreeMap::new();
     let mut announced: BTreeSet<TransactionId> = BTreeSet::new();
     for action in actions {
@@ -527,18 +569,13 @@ async fn run_model(kind: EngineKind, path: &Path, actions: &[Action]) {
             }
             Action::Reopen => {
                 drop(store);
-                store = open(kind, path);
+                store = place.open().await;
             }
         }
         compare(&*store, &model, &announced).await;
     }
     drop(store);
-    let folder = super::embedded::DataFolder::hold(path.parent().expect("parent"), kind).expect("holds");
-    // The maintenance check expects the store at its usual place.
-    std::fs::rename(path, folder.store()).expect("renames");
-    let report = super::embedded::check(&folder, 1 << 20).expect("checks");
-    assert_eq!(report.findings, []);
-    assert_eq!(report.records(), model.len() as u64);
+    place.check(model.len());
 }
 
 async fn compare(

@@ -5,6 +5,8 @@
 //! that believe to own a transaction cannot both move it.
 
 pub mod embedded;
+pub mod postgres;
+mod signals;
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::Notify;
+
+pub(crate) use signals::DueSignals;
 
 use crate::domain::{LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
 
@@ -96,6 +100,18 @@ pub struct Due {
     pub next: Option<Timestamp>,
 }
 
+impl Due {
+    /// Up to `limit` of both kinds in turn, repeated ones first; then what is left of the longer one.
+    fn in_turn(again: Vec<Mark>, first: Vec<Mark>, limit: usize) -> Vec<Mark> {
+        let (mut again, mut first) = (again.into_iter().fuse(), first.into_iter().fuse());
+        let pairs = std::iter::from_fn(move || {
+            let pair: Vec<_> = again.next().into_iter().chain(first.next()).collect();
+            (!pair.is_empty()).then_some(pair)
+        });
+        pairs.flatten().take(limit).collect()
+    }
+}
+
 /// Which records to list. All conditions must hold.
 #[derive(Debug, Default, Clone)]
 pub struct Filter {
@@ -115,6 +131,31 @@ pub struct Filter {
     pub created_before: Option<Timestamp>,
     /// With these labels.
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Filter {
+    /// Whether a record has all that is asked for; moments aside, which its id tells.
+    fn matches(&self, tx: &Transaction) -> bool {
+        let request = &tx.request;
+        self.status.is_none_or(|status| tx.status() == status)
+            && self.stage.is_none_or(|stage| tx.stage() == Some(stage))
+            && self
+                .ledger
+                .as_ref()
+                .is_none_or(|ledger| request.ledger == *ledger)
+            && self
+                .contract
+                .as_ref()
+                .is_none_or(|contract| request.contract == *contract)
+            && self
+                .function
+                .as_ref()
+                .is_none_or(|function| request.function == *function)
+            && self
+                .metadata
+                .iter()
+                .all(|(key, value)| request.metadata.get(key) == Some(value))
+    }
 }
 
 /// One page of a listing.

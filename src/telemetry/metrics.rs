@@ -149,14 +149,18 @@ impl StoreMetrics {
     pub fn time_commit<T, E>(&self, mutations: usize, commit: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let start = Instant::now();
         let result = commit();
-        match &result {
-            Ok(_) => {
-                self.size.record(mutations as f64);
-                self.seconds.record(start.elapsed().as_secs_f64());
-            }
-            Err(_) => self.failures.increment(1),
-        }
+        self.note_commit(mutations, start.elapsed(), result.is_ok());
         result
+    }
+
+    /// Counts a commit of `mutations` changes.
+    pub fn note_commit(&self, mutations: usize, took: Duration, succeeded: bool) {
+        if succeeded {
+            self.size.record(mutations as f64);
+            self.seconds.record(took.as_secs_f64());
+        } else {
+            self.failures.increment(1);
+        }
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) fn page(
         // A record that moved on between index and record is judged as it is now; one that was pruned
         // meanwhile is passed over.
         if let Some(tx) = load_one(engine, id)?
-            && matches(filter, &tx)
+            && filter.matches(&tx)
             && page.items.last().is_none_or(|last: &Transaction| last.id != id)
         {
             page.items.push(tx);
@@ -117,24 +117,6 @@ pub(super) fn page(
     }
     page.next = page.next.filter(|_| more);
     Ok(page)
-}
-
-fn matches(filter: &Filter, tx: &Transaction) -> bool {
-    let request = &tx.request;
-    filter.status.is_none_or(|status| tx.status() == status)
-        && filter.stage.is_none_or(|stage| tx.stage() == Some(stage))
-        && filter
-            .contract
-            .as_ref()
-            .is_none_or(|contract| request.contract == *contract)
-        && filter
-            .function
-            .as_ref()
-            .is_none_or(|function| request.function == *function)
-        && filter
-            .metadata
-            .iter()
-            .all(|(key, value)| request.metadata.get(key) == Some(value))
 }
 
 /// Up to `limit` records of `status` that were settled before `before`, oldest first.

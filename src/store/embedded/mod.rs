@@ -275,16 +275,6 @@ fn announced_before(
     Ok(found)
 }
 
-/// One from the first, one from the second, and so on; then what is left of the longer one.
-fn interleave(first: Vec<Mark>, second: Vec<Mark>) -> impl Iterator<Item = Mark> {
-    let (mut first, mut second) = (first.into_iter().fuse(), second.into_iter().fuse());
-    std::iter::from_fn(move || {
-        let pair: Vec<_> = first.next().into_iter().chain(second.next()).collect();
-        (!pair.is_empty()).then_some(pair)
-    })
-    .flatten()
-}
-
 fn removal(tx: &Transaction) -> Mutation {
     let mut deletes: Vec<_> = keys::index(tx).into_iter().map(|(key, _)| key).collect();
     deletes.push(keys::record(tx.id));
@@ -351,10 +341,8 @@ impl TransactionStore for EmbeddedStore {
         let ever = Timestamp::from_millis(u64::MAX);
         let first = self.marks(ledger, true, ever, limit)?;
         let again = self.marks(ledger, false, now, limit)?;
-        let mut marks: Vec<_> = interleave(again.marks, first.marks).collect();
-        marks.truncate(limit);
         Ok(Due {
-            marks,
+            marks: Due::in_turn(again.marks, first.marks, limit),
             next: again.next,
         })
     }

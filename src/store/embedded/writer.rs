@@ -19,7 +19,7 @@ use super::keys::{self, Entry};
 use super::record;
 use crate::domain::{LedgerName, Status, TransactionId};
 use crate::kv::{Batch, KvEngine, KvError, Order};
-use crate::store::StoreError;
+use crate::store::{DueSignals, StoreError};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// A group is closed at so many mutations or bytes, which bounds a commit's time and memory.
@@ -69,7 +69,7 @@ pub(super) struct Command {
 #[derive(Default)]
 pub(super) struct Shared {
     counts: Mutex<Counts>,
-    signals: Mutex<HashMap<LedgerName, Arc<Notify>>>,
+    signals: DueSignals,
     /// When the last commit of records failed, if none succeeded since.
     failed_at: Mutex<Option<Instant>>,
 }
@@ -94,8 +94,7 @@ impl Shared {
     }
 
     pub(super) fn signal(&self, ledger: &LedgerName) -> Arc<Notify> {
-        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.entry(ledger.clone()).or_default().clone()
+        self.signals.of(ledger)
     }
 }
 

@@ -1,0 +1,139 @@
+//! How many are not settled, known without asking.
+//!
+//! A count of the database, taken now and then, plus what this process has committed since. Whether a commit is
+//! in the count already is not a matter of time but of the count's snapshot: each commit tells its transaction
+//! number, each count the numbers it saw. So the sum is exact for what this process did, however the two
+//! overlap. A commit whose answer was lost comes in with the next count.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::Row;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use super::session::Sessions;
+use crate::domain::LedgerName;
+use crate::store::Backlog;
+
+const COUNT: &str = "SELECT NULL AS ledger, 0::bigint AS count, pg_current_snapshot()::text AS snapshot \
+    UNION ALL SELECT ledger, count(*), NULL FROM work GROUP BY ledger";
+
+/// A commit that no count has seen for so long never was in this database: it was restored, or another took
+/// its place.
+const FORGET: Duration = Duration::from_secs(120);
+
+/// Changes of the count, by ledger.
+pub(super) type Deltas = BTreeMap<LedgerName, i64>;
+
+#[derive(Default)]
+pub(super) struct Counts(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    now: Deltas,
+    seen: Snapshot,
+    since: Vec<(u64, Deltas, Instant)>,
+}
+
+impl Counts {
+    pub(super) fn backlog(&self) -> Backlog {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let positive = |(ledger, count): (&LedgerName, &i64)| {
+            Some((
+                ledger.clone(),
+                u64::try_from(*count).ok().filter(|count| *count > 0)?,
+            ))
+        };
+        inner.now.iter().filter_map(positive).collect()
+    }
+
+    /// This process made a commit with the number `transaction`.
+    pub(super) fn committed(&self, transaction: &str, deltas: &Deltas) {
+        let Ok(transaction) = transaction.parse() else {
+            return;
+        };
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if deltas.is_empty() || inner.seen.sees(transaction) {
+            return;
+        }
+        add(&mut inner.now, deltas);
+        inner.since.push((transaction, deltas.clone(), Instant::now()));
+    }
+
+    /// Counts anew.
+    pub(super) async fn refresh(&self, sessions: &Sessions) -> Result<(), Failure> {
+        let (mut counted, mut seen) = (Deltas::new(), Snapshot::default());
+        for row in sessions.rows(sqlx::query(COUNT)).await? {
+            match row.try_get::<Option<&str>, _>("ledger")? {
+                Some(ledger) => {
+                    let name = LedgerName::new(ledger)
+                        .ok_or_else(|| Failure::Damaged(format!("a ledger is named {ledger:?}")))?;
+                    counted.insert(name, row.try_get("count")?);
+                }
+                None => seen = Snapshot::parse(row.try_get("snapshot")?),
+            }
+        }
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .since
+            .retain(|(transaction, _, at)| !seen.sees(*transaction) && at.elapsed() < FORGET);
+        for (_, deltas, _) in &inner.since {
+            add(&mut counted, deltas);
+        }
+        inner.now = counted;
+        inner.seen = seen;
+        Ok(())
+    }
+}
+
+fn add(to: &mut Deltas, deltas: &Deltas) {
+    for (ledger, delta) in deltas {
+        *to.entry(ledger.clone()).or_insert(0) += delta;
+    }
+}
+
+/// Which transactions a statement saw: `xmin:xmax:in,progress`.
+#[derive(Default)]
+struct Snapshot {
+    from: u64,
+    to: u64,
+    in_progress: Vec<u64>,
+}
+
+impl Snapshot {
+    fn parse(text: &str) -> Self {
+        let mut parts = text.split(':');
+        let mut number = || {
+            parts
+                .next()
+                .and_then(|part| part.parse().ok())
+                .unwrap_or_default()
+        };
+        let (from, to) = (number(), number());
+        let in_progress = parts.next().unwrap_or_default().split(',');
+        Self {
+            from,
+            to,
+            in_progress: in_progress.filter_map(|part| part.parse().ok()).collect(),
+        }
+    }
+
+    fn sees(&self, transaction: u64) -> bool {
+        transaction < self.from || (transaction < self.to && !self.in_progress.contains(&transaction))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_sees_what_was_committed_before_it() {
+        let snapshot = Snapshot::parse("10:20:10,14");
+        let seen: Vec<_> = (8..22).filter(|number| snapshot.sees(*number)).collect();
+        assert_eq!(seen, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
+        assert!(!Snapshot::parse("10:10:").sees(10));
+    }
+}

@@ -1,0 +1,237 @@
+//! Listing, newest first, and what retention removes.
+//!
+//! A page looks at a bounded number of records. First the ids that may match, read off one index in order:
+//! every ledger has its run in `work` (pending ones) and two in `settled`, which are merged; without any of
+//! those conditions it is the run of all ids. Then the records with these ids, judged as they are now.
+//!
+//! Labels have an index without order: if few records have them, these are all the ids there are; if many do,
+//! the run of all ids meets one soon.
+
+use std::fmt::Write as _;
+
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::row::{calendar, decode_readable, labels, plain, record, transaction_id, uuid};
+use super::session::Sessions;
+use crate::domain::{Stage, Status, Timestamp, TransactionId};
+use crate::store::{Filter, Page};
+
+/// So many records are looked at for one page; a search that found too little goes on at the next page.
+const MAX_LOOKED_AT: usize = 5_000;
+
+const LOWEST: TransactionId = TransactionId::from_bytes([0; 16]);
+const HIGHEST: TransactionId = TransactionId::from_bytes([u8::MAX; 16]);
+
+/// The ledgers there are, without reading every row: from one to the next along the index.
+const LEDGERS: &str = "\
+WITH RECURSIVE waiting AS (
+    (SELECT ledger FROM work ORDER BY ledger LIMIT 1)
+    UNION ALL
+    SELECT (SELECT w.ledger FROM work w WHERE w.ledger > waiting.ledger ORDER BY w.ledger LIMIT 1)
+    FROM waiting WHERE waiting.ledger IS NOT NULL
+), ended AS (
+    (SELECT status, ledger FROM settled ORDER BY status, ledger LIMIT 1)
+    UNION ALL
+    SELECT n.status, n.ledger FROM ended, LATERAL (
+        SELECT s.status, s.ledger FROM settled s WHERE (s.status, s.ledger) > (ended.status, ended.ledger)
+        ORDER BY s.status, s.ledger LIMIT 1) n
+)
+SELECT ledger FROM waiting WHERE ledger IS NOT NULL UNION SELECT ledger FROM ended";
+
+const LABELLED: &str = "\
+WITH labelled AS MATERIALIZED (SELECT id FROM transactions WHERE metadata @> $1::jsonb)
+SELECT id FROM labelled LIMIT $2";
+
+const RECORDS: &str = concat!(
+    record!(),
+    "WHERE t.id = ANY($1) AND ($2::text IS NULL OR t.contract = $2) \
+     AND ($3::text IS NULL OR t.function = $3) ORDER BY t.id DESC LIMIT $4"
+);
+
+const PRUNE: &str = "\
+WITH old AS (
+    SELECT status, ledger, transaction_id FROM settled
+    WHERE status = $1 AND finished_at < to_timestamp($2::float8 / 1000)
+    ORDER BY finished_at LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM settled s USING old
+    WHERE s.status = old.status AND s.ledger = old.ledger AND s.transaction_id = old.transaction_id
+    RETURNING s.transaction_id
+), forgotten AS (
+    DELETE FROM transactions t USING gone WHERE t.id = gone.transaction_id
+)
+SELECT count(*) AS removed FROM gone";
+
+/// The ids that may match, newest first.
+struct Candidates {
+    ids: Vec<Uuid>,
+    /// There may be more below the last one.
+    more: bool,
+}
+
+pub(super) async fn page(
+    sessions: &Sessions,
+    filter: &Filter,
+    cursor: Option<TransactionId>,
+    limit: usize,
+) -> Result<Page, Failure> {
+    let from = filter.created_from.map_or(LOWEST, TransactionId::lowest_at);
+    let below = filter.created_before.map_or(HIGHEST, TransactionId::lowest_at);
+    let below = cursor.map_or(below, |cursor| cursor.min(below));
+    if below <= from || limit == 0 {
+        return Ok(Page::default());
+    }
+    let candidates = candidates(sessions, filter, (from, below), limit).await?;
+    if candidates.ids.is_empty() {
+        return Ok(Page::default());
+    }
+    let lowest = candidates.ids.last().copied();
+    let statement = sqlx::query(RECORDS)
+        .bind(candidates.ids)
+        .bind(filter.contract.as_deref().map(plain))
+        .bind(filter.function.as_deref().map(plain))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
+    let rows = sessions.rows(statement).await?;
+    let full = rows.len() > limit;
+    let shown = &rows[..rows.len().min(limit)];
+    // One row more than is shown tells that there is a next page.
+    let next = match shown.last() {
+        Some(last) if full => Some(last.try_get("id")?),
+        _ => lowest.filter(|_| candidates.more),
+    };
+    let mut items = decode_readable(shown);
+    items.retain(|tx| filter.matches(tx));
+    Ok(Page {
+        items,
+        next: next.map(transaction_id),
+    })
+}
+
+async fn candidates(
+    sessions: &Sessions,
+    filter: &Filter,
+    (from, below): (TransactionId, TransactionId),
+    limit: usize,
+) -> Result<Candidates, Failure> {
+    // What the run does not tell has to be looked for in the records.
+    let searched = filter.contract.is_some() || filter.function.is_some() || !filter.metadata.is_empty();
+    let most = if searched { MAX_LOOKED_AT } else { limit + 1 };
+    if let Some(labels) = labels(&filter.metadata) {
+        let statement = sqlx::query(LABELLED).bind(labels).bind(rows(MAX_LOOKED_AT + 1));
+        let mut ids = ids(sessions, statement).await?;
+        if ids.len() <= MAX_LOOKED_AT {
+            ids.retain(|id| (uuid(from)..uuid(below)).contains(id));
+            ids.sort_by(|a, b| b.cmp(a));
+            return Ok(Candidates { ids, more: false });
+        }
+    }
+    let sql = match runs(sessions, filter).await? {
+        None => "SELECT id FROM transactions WHERE id >= $1 AND id < $2 ORDER BY id DESC LIMIT $3".to_owned(),
+        Some(runs) if runs.is_empty() => {
+            return Ok(Candidates {
+                ids: Vec::new(),
+                more: false,
+            });
+        }
+        Some(runs) => merged(&runs),
+    };
+    // All that is put into the text are names that the gateway has checked and words of its own.
+    let statement = sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .bind(uuid(from))
+        .bind(uuid(below))
+        .bind(rows(most));
+    let ids = ids(sessions, statement).await?;
+    Ok(Candidates {
+        more: ids.len() == most,
+        ids,
+    })
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+async fn ids(sessions: &Sessions, statement: super::session::Statement<'_>) -> Result<Vec<Uuid>, Failure> {
+    let rows = sessions.rows(statement).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Table and condition of each run that may hold what is looked for; `None` for the run of all ids.
+async fn runs(sessions: &Sessions, filter: &Filter) -> Result<Option<Vec<(&'static str, String)>>, Failure> {
+    let wanted: Vec<_> = Status::ALL
+        .into_iter()
+        // Only pending ones have a stage.
+        .filter(|status| filter.status.is_none_or(|wanted| wanted == *status))
+        .filter(|status| filter.stage.is_none() || *status == Status::Pending)
+        .collect();
+    if filter.ledger.is_none() && wanted.len() == Status::ALL.len() {
+        return Ok(None);
+    }
+    let ledgers: Vec<String> = match &filter.ledger {
+        Some(ledger) => vec![ledger.to_string()],
+        None => {
+            let found = sessions.rows(sqlx::query(LEDGERS)).await?;
+            found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?
+        }
+    };
+    let mut runs = Vec::new();
+    // A name from the database is checked as one from a request is.
+    for ledger in ledgers
+        .iter()
+        .filter_map(|name| crate::domain::LedgerName::new(name))
+    {
+        for status in &wanted {
+            runs.push(match (status, filter.stage) {
+                (Status::Pending, None) => ("work", format!("ledger = '{ledger}'")),
+                (Status::Pending, Some(Stage::Queued)) => {
+                    ("work", format!("ledger = '{ledger}' AND stage = 'queued'"))
+                }
+                (Status::Pending, Some(stage)) => (
+                    "work",
+                    format!(
+                        "ledger = '{ledger}' AND stage = '{}' AND stage <> 'queued'",
+                        stage.as_str()
+                    ),
+                ),
+                (Status::Done | Status::Failed, _) => (
+                    "settled",
+                    format!("status = '{}' AND ledger = '{ledger}'", status.as_str()),
+                ),
+            });
+        }
+    }
+    Ok(Some(runs))
+}
+
+fn merged(runs: &[(&str, String)]) -> String {
+    let mut sql = String::from("SELECT id FROM (");
+    for (number, (table, condition)) in runs.iter().enumerate() {
+        let union = if number == 0 { "" } else { " UNION ALL " };
+        // Writing to a text cannot fail.
+        let _written = write!(
+            sql,
+            "{union}(SELECT transaction_id AS id FROM {table} WHERE {condition} AND transaction_id >= $1 \
+             AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3)"
+        );
+    }
+    sql + ") AS runs ORDER BY id DESC LIMIT $3"
+}
+
+pub(super) async fn prune(
+    sessions: &Sessions,
+    status: Status,
+    before: Timestamp,
+    limit: usize,
+) -> Result<usize, Failure> {
+    let statement = sqlx::query(PRUNE)
+        .bind(status.as_str())
+        .bind(calendar(before))
+        .bind(rows(limit));
+    let answer = sessions.rows(statement).await?;
+    let removed: i64 = answer.first().ok_or(Failure::Closed)?.try_get("removed")?;
+    Ok(usize::try_from(removed).unwrap_or_default())
+}
