@@ -1,12 +1,19 @@
-//! What every queue must do, run against each of them: for now the embedded one, over both engines.
+//! What every queue must do, run against each of them: the embedded one over both engines, RabbitMQ with both
+//! kinds of queue.
+//!
+//! That a queue is empty is shown by a later message that comes first: a broker has no moment at which
+//! nothing is on its way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::broker::Broker;
 use super::embedded::EmbeddedQueue;
-use super::{Consumer, WorkQueue};
+use super::rabbit::testkit;
+use super::{Consumer, Delivery, WorkQueue};
 use crate::clock::{Clock, SystemClock};
+use crate::config::QueueType;
 use crate::domain::{Event, Lease, LedgerName, Transaction, TransactionId};
 use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
@@ -14,9 +21,10 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::{Change, TransactionStore};
 use crate::telemetry::metrics::Metrics;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
+    name: String,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     _folder: tempfile::TempDir,
@@ -29,16 +37,28 @@ fn main_ledger() -> LedgerName {
 impl Bench {
     /// Every queue there is, each with a store of its own.
     fn all() -> impl Iterator<Item = Self> {
+        Self::embedded().chain(Self::rabbit())
+    }
+
+    fn embedded() -> impl Iterator<Item = Self> {
         EngineKind::ALL.into_iter().map(|kind| {
-            let folder = tempfile::tempdir().expect("folder");
-            let metrics = Metrics::new().expect("metrics").store();
-            let path = folder.path().join("store");
-            let store: Arc<dyn TransactionStore> =
-                Arc::new(EmbeddedStore::open(kind, &path, 1 << 20, metrics).expect("opens"));
-            let queue = Arc::new(EmbeddedQueue::new(store.clone(), Arc::new(SystemClock)));
+            let (store, folder) = store(kind);
             Self {
+                name: format!("embedded, {kind:?}"),
+                queue: Arc::new(EmbeddedQueue::new(store.clone(), Arc::new(SystemClock))),
                 store,
-                queue,
+                _folder: folder,
+            }
+        })
+    }
+
+    fn rabbit() -> impl Iterator<Item = Self> {
+        [QueueType::Quorum, QueueType::Classic].into_iter().map(|kind| {
+            let (store, folder) = store(EngineKind::Redb);
+            Self {
+                name: format!("rabbitmq, {kind:?}"),
+                queue: Arc::new(testkit::queue(&testkit::settings(Broker::shared().url(), kind))),
+                store,
                 _folder: folder,
             }
         })
@@ -50,13 +70,22 @@ impl Bench {
 
     /// Accepts as the gateway does: stored first, then announced.
     async fn accept(&self) -> Transaction {
-        let tx = transaction("main", None);
-        self.store.insert(&tx).await.expect("inserts");
-        self.queue
-            .publish(&main_ledger(), &[tx.id], SystemClock.now())
+        self.accept_many(1).await.remove(0)
+    }
+
+    async fn accept_many(&self, count: usize) -> Vec<Transaction> {
+        let all: Vec<_> = (0..count).map(|_| transaction("main", None)).collect();
+        for tx in &all {
+            self.store.insert(tx).await.expect("inserts");
+        }
+        let ids: Vec<_> = all.iter().map(|tx| tx.id).collect();
+        let published = self
+            .queue
+            .publish(&main_ledger(), &ids, SystemClock.now())
             .await
             .expect("publishes");
-        tx
+        assert_eq!(published, vec![true; count], "{}", self.name);
+        all
     }
 
     /// What a worker stores before it acknowledges.
@@ -75,89 +104,168 @@ impl Bench {
             [true]
         );
     }
-}
 
-async fn next(consumer: &mut dyn Consumer, max: usize) -> Vec<super::Delivery> {
-    tokio::time::timeout(PATIENCE, consumer.next(max))
-        .await
-        .expect("in time")
-        .expect("delivers")
-}
+    /// The next so many, in however many portions.
+    async fn take(&self, consumer: &mut dyn Consumer, count: usize) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        let taking = async {
+            while taken.len() < count {
+                taken.extend(consumer.next(count - taken.len()).await.expect("delivers"));
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, taking).await;
+        assert!(waited.is_ok(), "{}: {} of {count} came", self.name, taken.len());
+        taken
+    }
 
-async fn is_empty(consumer: &mut dyn Consumer) -> bool {
-    futures_util::poll!(std::pin::pin!(consumer.next(1))).is_pending()
-}
-
-#[tokio::test]
-async fn each_is_delivered_oldest_first_and_not_while_on_loan() {
-    for bench in Bench::all() {
-        let mut consumer = bench.consumer().await;
-        let mut ids = Vec::new();
-        for _ in 0..5 {
-            ids.push(bench.accept().await.id);
-        }
-        let first = next(&mut *consumer, 3).await;
-        let rest = next(&mut *consumer, 9).await;
-        let delivered: Vec<TransactionId> = first.iter().chain(&rest).map(|delivery| delivery.id).collect();
-        assert_eq!(delivered, ids);
-        assert!(is_empty(&mut *consumer).await);
+    /// Nothing comes before what is accepted now.
+    async fn assert_empty(&self, consumer: &mut dyn Consumer) {
+        let tx = self.accept().await;
+        let delivery = self.take(consumer, 1).await.remove(0);
+        assert_eq!(delivery.id, tx.id, "{}", self.name);
+        self.claim(tx).await;
+        delivery.ack();
     }
 }
 
-#[tokio::test]
+fn store(kind: EngineKind) -> (Arc<dyn TransactionStore>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("folder");
+    let metrics = Metrics::new().expect("metrics").store();
+    let path = folder.path().join("store");
+    let store = EmbeddedStore::open(kind, &path, 1 << 20, metrics).expect("opens");
+    (Arc::new(store), folder)
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<TransactionId> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_is_delivered_oldest_first_and_not_while_on_loan() {
+    for bench in Bench::all() {
+        let mut consumer = bench.consumer().await;
+        let mut accepted = Vec::new();
+        for _ in 0..5 {
+            accepted.push(bench.accept().await.id);
+        }
+        let first = bench.take(&mut *consumer, 3).await;
+        let rest = bench.take(&mut *consumer, 2).await;
+        assert_eq!([ids(&first), ids(&rest)].concat(), accepted, "{}", bench.name);
+        bench.assert_empty(&mut *consumer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_announced_at_once_and_never_more_given_than_asked_for() {
+    for bench in Bench::all() {
+        let accepted: Vec<_> = bench.accept_many(700).await.iter().map(|tx| tx.id).collect();
+        let mut consumer = bench.consumer().await;
+        let mut seen = Vec::new();
+        while seen.len() < accepted.len() {
+            let portion = tokio::time::timeout(PATIENCE, consumer.next(50)).await;
+            let portion = portion.expect("in time").expect("delivers");
+            assert!((1..=50).contains(&portion.len()), "{}", bench.name);
+            for delivery in portion {
+                seen.push(delivery.id);
+                let tx = bench
+                    .store
+                    .get(delivery.id)
+                    .await
+                    .expect("reads")
+                    .expect("is there");
+                bench.claim(tx).await;
+                delivery.ack();
+            }
+        }
+        assert_eq!(seen, accepted, "{}", bench.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_back_or_dropped_comes_again() {
     for bench in Bench::all() {
         let mut consumer = bench.consumer().await;
         let id = bench.accept().await.id;
         for give_back in [true, false] {
-            let delivery = next(&mut *consumer, 1).await.remove(0);
-            assert_eq!(delivery.id, id);
+            let delivery = bench.take(&mut *consumer, 1).await.remove(0);
+            assert_eq!(delivery.id, id, "{}", bench.name);
             if give_back {
                 delivery.nack();
             }
         }
-        assert_eq!(next(&mut *consumer, 1).await[0].id, id);
+        assert_eq!(bench.take(&mut *consumer, 1).await[0].id, id, "{}", bench.name);
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_after_its_claim_does_not_come_again() {
     for bench in Bench::all() {
         let mut consumer = bench.consumer().await;
         let tx = bench.accept().await;
-        let delivery = next(&mut *consumer, 1).await.remove(0);
+        let delivery = bench.take(&mut *consumer, 1).await.remove(0);
         bench.claim(tx).await;
         delivery.ack();
-        assert!(is_empty(&mut *consumer).await);
+        bench.assert_empty(&mut *consumer).await;
+        drop(consumer);
+        bench.assert_empty(&mut *bench.consumer().await).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rejected_does_not_come_again_and_holds_nobody_up() {
+    for bench in Bench::all() {
+        let mut consumer = bench.consumer().await;
+        bench.accept().await;
+        bench.take(&mut *consumer, 1).await.remove(0).reject();
+        bench.assert_empty(&mut *consumer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_consumer_is_woken_and_a_dropped_wait_loses_nothing() {
     for bench in Bench::all() {
         let mut consumer = bench.consumer().await;
-        assert!(is_empty(&mut *consumer).await);
-        let (delivered, tx) = tokio::join!(next(&mut *consumer, 1), bench.accept());
-        assert_eq!(delivered[0].id, tx.id);
+        assert!(futures_util::poll!(std::pin::pin!(consumer.next(1))).is_pending());
+        let (delivered, tx) = tokio::join!(bench.take(&mut *consumer, 1), bench.accept());
+        assert_eq!(delivered[0].id, tx.id, "{}", bench.name);
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_consumer_finds_all_that_was_not_acknowledged() {
     for bench in Bench::all() {
-        let mut ids = BTreeSet::new();
-        for _ in 0..20 {
-            ids.insert(bench.accept().await.id);
-        }
+        let accepted: BTreeSet<_> = bench.accept_many(20).await.iter().map(|tx| tx.id).collect();
         let mut crashed = bench.consumer().await;
-        let held = next(&mut *crashed, 7).await;
+        let held = bench.take(&mut *crashed, 7).await;
+        // Only one consumer at a time is given anything.
+        drop(crashed);
         let mut consumer = bench.consumer().await;
-        let found: BTreeSet<_> = next(&mut *consumer, 99)
-            .await
-            .iter()
-            .map(|delivery| delivery.id)
-            .collect();
-        assert_eq!(found, ids);
+        let found = bench.take(&mut *consumer, 20).await;
+        assert_eq!(BTreeSet::from_iter(ids(&found)), accepted, "{}", bench.name);
         drop(held);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_knows_that_it_is_the_only_one() {
+    for bench in Bench::all() {
+        let mut consumer = bench.consumer().await;
+        let tenure = consumer.tenure();
+        bench.assert_empty(&mut *consumer).await;
+        let proven = async {
+            while !tenure.holds() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, proven).await;
+        assert!(waited.is_ok(), "{}", bench.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_works_is_in_no_trouble() {
+    for bench in Bench::all() {
+        bench.accept().await;
+        assert_eq!(bench.queue.health().trouble, None, "{}", bench.name);
     }
 }

@@ -5,7 +5,11 @@
 //! (`State::due`), which makes every queue behave alike.
 
 pub mod embedded;
+pub mod rabbit;
 
+#[cfg(test)]
+#[path = "../../tests/support/rabbitmq.rs"]
+mod broker;
 #[cfg(test)]
 mod conformance;
 

@@ -1,0 +1,112 @@
+//! The queues at the broker: one for each ledger, and one beside it for what cannot be worked on.
+//!
+//! Declaring is repeated whenever a queue may be gone, and changes nothing where it is there. Both kinds of
+//! queue survive a restart of the broker; a quorum queue also the loss of a node.
+
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ErrorKind, Queue};
+
+use super::connect::told;
+use crate::config::{QueueType, RabbitSettings};
+use crate::domain::LedgerName;
+
+/// RabbitMQ 4 gives a quorum queue a limit of 20 and throws away what was delivered more often. Here a
+/// redelivery is no sign of trouble: the store decides what becomes of a transaction. (-1, no limit at all,
+/// is understood by RabbitMQ 4 only.)
+const DELIVERY_LIMIT: i32 = 1_000_000_000;
+
+/// The queues of one ledger.
+#[derive(Clone)]
+pub(super) struct Topology {
+    queue: ShortString,
+    dead: ShortString,
+    kind: QueueType,
+}
+
+impl Topology {
+    pub(super) fn new(settings: &RabbitSettings, ledger: &LedgerName) -> Self {
+        let queue = format!("{}.{ledger}", settings.prefix);
+        Self {
+            dead: format!("{queue}.dead").into(),
+            queue: queue.into(),
+            kind: settings.queue_type,
+        }
+    }
+
+    /// The queue that the worker takes from.
+    pub(super) fn queue(&self) -> ShortString {
+        self.queue.clone()
+    }
+
+    /// Sees to it that both queues are there. The channel is closed by the broker if one cannot be had.
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
+        let mut arguments = FieldTable::default();
+        let mut text = |name: &str, value: &str| {
+            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        };
+        text("x-queue-type", self.kind.as_str());
+        let dead = text_only(&[("x-queue-type", self.kind.as_str())]);
+        text("x-dead-letter-exchange", "");
+        text("x-dead-letter-routing-key", self.dead.as_str());
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        if self.kind == QueueType::Quorum {
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        }
+        // The dead letters' first: what is rejected must have somewhere to go.
+        for (name, arguments) in [(&self.dead, dead), (&self.queue, arguments)] {
+            let options = QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(name.clone(), options, arguments)
+                .await
+                .map_err(|error| refusal(name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Asks the broker about the worker's queue; `None` if there is no such queue, which closes the channel.
+    pub(super) async fn look(&self, channel: &Channel) -> Result<Option<Queue>, lapin::Error> {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        match channel
+            .queue_declare(self.queue(), options, FieldTable::default())
+            .await
+        {
+            Ok(queue) => Ok(Some(queue)),
+            Err(error) if is_soft(&error, &AMQPSoftError::NOTFOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn text_only(entries: &[(&str, &str)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+    }
+    table
+}
+
+fn is_soft(error: &lapin::Error, kind: &AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(told) if matches!(told.kind(), AMQPErrorKind::Soft(soft) if soft == kind))
+}
+
+fn refusal(name: &ShortString, error: &lapin::Error) -> String {
+    let what = told(error);
+    if is_soft(error, &AMQPSoftError::PRECONDITIONFAILED) {
+        format!(
+            "the queue {name} exists with other properties ({what}): delete it with `rabbitmqctl delete_queue \
+             {name}`, what waited in it is announced again; or set another queue.prefix or queue.queue_type"
+        )
+    } else if is_soft(error, &AMQPSoftError::ACCESSREFUSED) {
+        format!("the broker does not let this user declare the queue {name}: {what}")
+    } else {
+        format!("cannot declare the queue {name}: {what}")
+    }
+}
