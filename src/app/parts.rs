@@ -16,8 +16,10 @@ use crate::ledger::simulator::{RemoteSimulator, SimulatorLedger};
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::queue::embedded::EmbeddedQueue;
+use crate::queue::rabbit::RabbitQueue;
 use crate::store::TransactionStore;
 use crate::store::embedded::{DataFolder, EmbeddedStore};
+use crate::store::postgres::{News, PostgresStore};
 use crate::telemetry::metrics::Metrics;
 
 /// A simulator's chain is small and hot; the store gets the configured cache.
@@ -51,7 +53,25 @@ pub(super) async fn open_store(
                 folder: Some(folder),
             })
         }
-        StoreSettings::Postgres(_) => anyhow::bail!("not yet"),
+        StoreSettings::Postgres(postgres) => {
+            let store = PostgresStore::connect(postgres, metrics.store())
+                .await
+                .with_context(|| format!("open the store at {}", postgres.url))?;
+            let mut news = Box::pin(store.settled_elsewhere());
+            let (hub, stop) = (hub.clone(), stop.clone());
+            tasks.spawn(async move {
+                while let Some(Some(news)) = stop.run_until_cancelled(news.next()).await {
+                    match news {
+                        News::Settled(ids) => ids.into_iter().for_each(|id| hub.settled(id)),
+                        News::Missed => hub.look_again(),
+                    }
+                }
+            });
+            Ok(Opened {
+                store: Arc::new(store),
+                folder: None,
+            })
+        }
     }
 }
 
@@ -70,7 +90,10 @@ pub(super) async fn open_queue(
             }
             Ok(Arc::new(EmbeddedQueue::new(store.clone(), clock.clone())))
         }
-        QueueSettings::RabbitMq(_) => anyhow::bail!("not yet"),
+        QueueSettings::RabbitMq(rabbit) => {
+            let queue = RabbitQueue::new(rabbit.as_ref().clone(), metrics.clone())?;
+            Ok(Arc::new(queue))
+        }
     }
 }
 

@@ -15,7 +15,11 @@ const UNHURRIED: Duration = Duration::from_secs(2);
 fn never_noticed(accepted: &[Accepted]) {
     let tries = accepted.iter().map(|one| one.tries).max();
     assert_eq!(tries, Some(1), "a client was turned away");
-    assert!(slowest(accepted) < UNHURRIED, "an accept took {:?}", slowest(accepted));
+    assert!(
+        slowest(accepted) < UNHURRIED,
+        "an accept took {:?}",
+        slowest(accepted)
+    );
 }
 
 async fn trouble(site: &Site) -> Option<String> {
@@ -34,7 +38,10 @@ async fn a_gateway_starts_and_accepts_without_its_broker() {
     assert!(site.api().metric("sluicegate_queue_outbox_age_seconds").await > 0.5);
     assert_eq!(site.ledger.sent().len(), 0, "without a broker nobody may submit");
     site.amqp.set(Fault::None);
-    eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+    eventually("all is well", async || {
+        trouble(&site).await.is_none().then_some(())
+    })
+    .await;
     assert_eq!(site.api().metric("sluicegate_queue_available").await, 1.0);
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -50,7 +57,10 @@ async fn a_broker_that_is_killed_under_load_costs_no_request() {
         site.broker.kill9();
         eventually("the trouble shows", async || trouble(&site).await).await;
         tokio::task::block_in_place(|| site.broker.restart());
-        eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+        eventually("all is well", async || {
+            trouble(&site).await.is_none().then_some(())
+        })
+        .await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -67,7 +77,10 @@ async fn a_line_to_the_broker_that_breaks_in_every_way_costs_no_request() {
         tokio::time::sleep(Duration::from_secs(4)).await;
         site.amqp.set(Fault::None);
         let settled = site.ledger.sent().len();
-        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+        eventually("work goes on", async || {
+            (site.ledger.sent().len() > settled + 20).then_some(())
+        })
+        .await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -79,12 +92,17 @@ async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
     let site = Site::broker().await;
     let load = Load::start(4, Duration::from_millis(15), &site.addresses);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    site.broker.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    site.broker
+        .ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let said = eventually("the trouble shows", async || trouble(&site).await).await;
     eprintln!("trouble: {said}");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    site.broker.ctl(&["set_vm_memory_high_watermark", "absolute", "4GB"]);
-    eventually("all is well", async || trouble(&site).await.is_none().then_some(())).await;
+    site.broker
+        .ctl(&["set_vm_memory_high_watermark", "absolute", "4GB"]);
+    eventually("all is well", async || {
+        trouble(&site).await.is_none().then_some(())
+    })
+    .await;
     let accepted = load.finish().await;
     never_noticed(&accepted);
     judge(&site, &accepted).await;
@@ -134,14 +152,20 @@ async fn i1_a_database_that_breaks_in_every_way_loses_nothing_it_acknowledged() 
         tokio::time::sleep(Duration::from_secs(3)).await;
         line.set(Fault::None);
         let settled = site.ledger.sent().len();
-        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+        eventually("work goes on", async || {
+            (site.ledger.sent().len() > settled + 20).then_some(())
+        })
+        .await;
     }
     for _ in 0..2 {
         site.database().kill();
         tokio::time::sleep(Duration::from_secs(1)).await;
         tokio::task::block_in_place(|| site.database().restart());
         let settled = site.ledger.sent().len();
-        eventually("work goes on", async || (site.ledger.sent().len() > settled + 20).then_some(())).await;
+        eventually("work goes on", async || {
+            (site.ledger.sent().len() > settled + 20).then_some(())
+        })
+        .await;
     }
     let accepted = load.finish().await;
     judge(&site, &accepted).await;

@@ -43,7 +43,13 @@ impl Load {
         let mut set = JoinSet::new();
         for number in 0..clients {
             let name = format!("run-{run}-client-{number}");
-            set.spawn(client(name, run * 1_000 + number, pause, addresses.subscribe(), stop.clone()));
+            set.spawn(client(
+                name,
+                run * 1_000 + number,
+                pause,
+                addresses.subscribe(),
+                stop.clone(),
+            ));
         }
         Self { clients: set, stop }
     }
@@ -52,7 +58,11 @@ impl Load {
     pub(crate) async fn finish(self) -> Vec<Accepted> {
         self.stop.store(true, Ordering::Relaxed);
         let accepted: Vec<_> = self.clients.join_all().await.into_iter().flatten().collect();
-        assert!(accepted.len() > 20, "the clients hardly got through: {}", accepted.len());
+        assert!(
+            accepted.len() > 20,
+            "the clients hardly got through: {}",
+            accepted.len()
+        );
         accepted
     }
 }
@@ -102,7 +112,12 @@ async fn client(
 /// One try. Anything but an acknowledgement or "not now" fails the test.
 async fn post(http: &reqwest::Client, address: &str, key: &str, body: &Value) -> Option<String> {
     let request = http.post(format!("{address}/v1/transactions"));
-    let answer = request.header("Idempotency-Key", key).json(body).send().await.ok()?;
+    let answer = request
+        .header("Idempotency-Key", key)
+        .json(body)
+        .send()
+        .await
+        .ok()?;
     let status = answer.status();
     let waits = answer.headers().contains_key("retry-after");
     let record: Value = answer.json().await.ok()?;

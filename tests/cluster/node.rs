@@ -40,7 +40,10 @@ impl Node {
     /// Sends `STOP`, `CONT` or `TERM`.
     pub(crate) async fn signal(&self, name: &str) {
         let id = self.process.id().expect("runs").to_string();
-        let told = Command::new("kill").args([&format!("-{name}"), &id]).status().await;
+        let told = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status()
+            .await;
         assert!(told.expect("runs kill").success());
     }
 
@@ -53,7 +56,11 @@ impl Node {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
-        let answer = http().get(format!("{}{path}", self.address)).send().await.expect("answers");
+        let answer = http()
+            .get(format!("{}{path}", self.address))
+            .send()
+            .await
+            .expect("answers");
         let status = answer.status();
         let text = answer.text().await.expect("text");
         assert!(status.is_success(), "{path}: {status} {text}");
@@ -62,11 +69,16 @@ impl Node {
 
     /// The value of the first sample of a metric; 0 if there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let answer = http().get(format!("{}/metrics", self.address)).send().await.expect("answers");
+        let answer = http()
+            .get(format!("{}/metrics", self.address))
+            .send()
+            .await
+            .expect("answers");
         let text = answer.text().await.expect("text");
-        let sample = text
-            .lines()
-            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let sample = text.lines().find(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
         sample
             .and_then(|line| line.rsplit(' ').next())
             .map_or(0.0, |value| value.parse().expect("a number"))

@@ -35,13 +35,19 @@ pub(crate) async fn judge(site: &Site, accepted: &[Accepted]) {
         "I5: one record for each acknowledged request"
     );
     rate_was_kept(site);
-    eventually("no message is left", async || (site.messages() == 0).then_some(())).await;
+    eventually("no message is left", async || {
+        (site.messages() == 0).then_some(())
+    })
+    .await;
 }
 
 async fn listed(site: &Site) -> usize {
     let (mut listed, mut cursor) = (0, String::new());
     loop {
-        let page = site.api().get(&format!("/v1/transactions?limit=500{cursor}")).await;
+        let page = site
+            .api()
+            .get(&format!("/v1/transactions?limit=500{cursor}"))
+            .await;
         listed += page["items"].as_array().expect("items").len();
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),

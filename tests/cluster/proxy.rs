@@ -55,13 +55,14 @@ async fn connection(client: TcpStream, port: u16, mut fault: watch::Receiver<Fau
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else {
         return;
     };
-    let both = async {
+    let watched = fault.clone();
+    let both = async move {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         // Either end closing closes both, as it does on the real line.
         tokio::select! {
-            () = pass(from_client, to_server, fault.clone(), false) => {}
-            () = pass(from_server, to_client, fault.clone(), true) => {}
+            () = pass(from_client, to_server, watched.clone(), false) => {}
+            () = pass(from_server, to_client, watched, true) => {}
         }
     };
     tokio::select! {

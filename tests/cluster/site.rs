@@ -3,9 +3,9 @@
 //! The broker is one for all tests and may be broken, so a site holds it alone: one test at a time.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -142,7 +142,11 @@ impl Site {
 
     /// Clients learn where the gateways are.
     fn tell(&self) {
-        let takes_requests = self.nodes.iter().zip(&self.roles).filter(|(_, role)| **role != "worker");
+        let takes_requests = self
+            .nodes
+            .iter()
+            .zip(&self.roles)
+            .filter(|(_, role)| **role != "worker");
         self.addresses
             .send_replace(takes_requests.map(|(node, _)| node.address.clone()).collect());
     }
@@ -211,7 +215,9 @@ impl Site {
 
     fn depth(&self, queue: &str) -> u64 {
         let listed = tokio::task::block_in_place(|| self.broker.ctl(&["list_queues", "name", "messages"]));
-        let depth = listed.lines().find_map(|line| line.strip_prefix(queue)?.trim().parse().ok());
+        let depth = listed
+            .lines()
+            .find_map(|line| line.strip_prefix(queue)?.trim().parse().ok());
         depth.unwrap_or_default()
     }
 
@@ -227,7 +233,13 @@ impl Site {
         for body in bodies {
             let options = BasicPublishOptions::default();
             let queue = self.queue();
-            let sent = channel.basic_publish("".into(), queue.as_str().into(), options, body.as_bytes(), BasicProperties::default());
+            let sent = channel.basic_publish(
+                "".into(),
+                queue.as_str().into(),
+                options,
+                body.as_bytes(),
+                BasicProperties::default(),
+            );
             sent.await.expect("sends").await.expect("is taken");
         }
     }

@@ -18,7 +18,8 @@ async fn one_worker_is_active_and_a_settlement_is_heard_on_every_node() {
     // Held by a node that settles nothing itself: it is told by the one that does.
     for _ in 0..5 {
         let start = Instant::now();
-        let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": ["watched", 1]});
+        let body =
+            json!({"ledger": "main", "contract": "counter", "function": "Add", "args": ["watched", 1]});
         let answer = http()
             .post(format!("{}/v1/transactions", site.api().address))
             .header("Prefer", "wait=30")
@@ -51,7 +52,10 @@ async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
         site.nodes[active].kill().await;
         let killed = Instant::now();
         let before = site.ledger.sent().len();
-        eventually("somebody submits", async || (site.ledger.sent().len() > before + 5).then_some(())).await;
+        eventually("somebody submits", async || {
+            (site.ledger.sent().len() > before + 5).then_some(())
+        })
+        .await;
         let took = killed.elapsed();
         assert!(took < TAKEOVER, "taken over after {took:?}");
         eprintln!("taken over after {took:?}");
