@@ -45,6 +45,7 @@ impl Reconciler {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut round = 0_u32;
+        let mut waits = false;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -54,8 +55,11 @@ impl Reconciler {
             // Each commit of a round stands by itself, so a round may be cut off between any two.
             tokio::select! {
                 () = stop.cancelled() => break,
-                result = self.round(round.is_multiple_of(PRUNE_EVERY)) => if let Err(error) = result {
-                    tracing::warn!(%error, "background care waits for the store");
+                result = self.round(round.is_multiple_of(PRUNE_EVERY)) => match result {
+                    Ok(()) => waits = false,
+                    Err(error) => if !std::mem::replace(&mut waits, true) {
+                        tracing::warn!(%error, "background care waits for the store");
+                    },
                 },
             }
             round = round.wrapping_add(1);

@@ -85,7 +85,7 @@ impl Relay {
                 }
                 Err(setback) => {
                     if !std::mem::replace(&mut in_trouble, true) {
-                        tracing::warn!(ledger = %self.ledger, %setback, "announcements wait; requests are accepted all the same");
+                        tracing::warn!(ledger = %self.ledger, %setback, "announcements wait");
                     }
                     tokio::select! {
                         () = stop.cancelled() => break,
@@ -126,10 +126,6 @@ impl Relay {
             .zip(confirmed)
             .filter_map(|(mark, confirmed)| confirmed.then_some(*mark))
             .collect();
-        self.metrics.announced.increment(announced.len() as u64);
-        self.metrics
-            .unconfirmed
-            .increment((marks.len() - announced.len()) as u64);
         self.store.announced(&self.ledger, &announced, at).await?;
         if announced.len() < marks.len() {
             let missing = marks.len() - announced.len();

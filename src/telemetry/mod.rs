@@ -8,13 +8,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
+/// What these say of a lost connection is said again, with what it means, by those who use it. A level that is
+/// configured for them comes later and wins.
+const QUIET: &str = "lapin=off,async_rs=off";
+
 /// Sends logs at `level` (a level, or `tracing` filter directives) to standard error.
 ///
 /// # Errors
 /// If `level` cannot be parsed, or logging was set up already.
 pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(level)?)
+        .with_env_filter(EnvFilter::try_new(format!("{QUIET},{level}"))?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {

@@ -27,9 +27,9 @@ const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(1);
 impl Lane {
     /// Brings a batch as far as the ledger. Holds one of `slots` for each until its outcome.
     pub(super) async fn work_off(self: Arc<Self>, batch: Vec<Delivery>, slots: Vec<Slot>, tenure: Tenure) {
-        if let Err(error) = self.try_work_off(batch, slots, &tenure).await {
-            tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for the store");
-            self.gate.store_failed();
+        match self.try_work_off(batch, slots, &tenure).await {
+            Ok(()) => self.gate.store_worked(self.parts.name.as_str()),
+            Err(error) => self.gate.store_failed(self.parts.name.as_str(), &error),
         }
     }
 

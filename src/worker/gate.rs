@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::Cause;
 use crate::ledger::LedgerBackend;
+use crate::store::StoreError;
 
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
@@ -18,6 +19,7 @@ pub(crate) struct Gate(Mutex<Closed>);
 struct Closed {
     outage: Option<Cause>,
     store_failed_until: Option<Instant>,
+    store_is_down: bool,
 }
 
 impl Gate {
@@ -35,8 +37,19 @@ impl Gate {
     }
 
     /// The store refused.
-    pub(crate) fn store_failed(&self) {
-        self.state().store_failed_until = Some(Instant::now() + STORE_PAUSE);
+    pub(crate) fn store_failed(&self, ledger: &str, error: &StoreError) {
+        let mut state = self.state();
+        state.store_failed_until = Some(Instant::now() + STORE_PAUSE);
+        if !std::mem::replace(&mut state.store_is_down, true) {
+            tracing::warn!(ledger, %error, "the store is unavailable; the lane waits");
+        }
+    }
+
+    /// The store took what it was given.
+    pub(crate) fn store_worked(&self, ledger: &str) {
+        if std::mem::take(&mut self.state().store_is_down) {
+            tracing::info!(ledger, "the store is available again");
+        }
     }
 
     /// Why the ledger is unavailable, if it is.

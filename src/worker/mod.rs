@@ -107,6 +107,7 @@ impl Lane {
             .tasks
             .spawn(Arc::clone(&self).settle_outcomes(outcomes, drained.clone()));
         let mut carried = VecDeque::new();
+        let mut waits = false;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -115,8 +116,10 @@ impl Lane {
                     tracing::error!(ledger = %self.parts.name, ?ended, "settling outcomes ended by itself");
                     return;
                 }
-                result = self.consume(&mut carried) => if let Err(error) = result {
-                    tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for its queue");
+                result = self.consume(&mut carried, &mut waits) => if let Err(error) = result {
+                    if !std::mem::replace(&mut waits, true) {
+                        tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for its queue");
+                    }
                     tokio::time::sleep(QUEUE_PAUSE).await;
                 },
             }
@@ -140,12 +143,20 @@ impl Lane {
     }
 
     /// Consumes until the queue fails. Cancel safe: what was delivered and not yet begun is in `carried`.
-    async fn consume(self: &Arc<Self>, carried: &mut VecDeque<Delivery>) -> Result<(), QueueError> {
+    /// `waits` is whether the last try failed.
+    async fn consume(
+        self: &Arc<Self>,
+        carried: &mut VecDeque<Delivery>,
+        waits: &mut bool,
+    ) -> Result<(), QueueError> {
         let parts = &self.parts;
         // What an earlier consumer left goes back to the queue.
         carried.clear();
         let mut consumer = parts.queue.consume(&parts.name).await?;
         let tenure = consumer.tenure();
+        if std::mem::take(waits) {
+            tracing::info!(ledger = %parts.name, "the lane has its queue again");
+        }
         loop {
             self.gate
                 .pass(parts.name.as_str(), &*parts.ledger, parts.settings.lease / 2)

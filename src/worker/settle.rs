@@ -32,11 +32,9 @@ impl Lane {
                         let ours = group
                             .into_iter()
                             .filter_map(|(tx_id, outcome)| Some((self.in_flight.take(&tx_id)?, outcome)));
+                        // What could not be stored, the ledger is asked for again.
                         if let Err(error) = self.settle(ours.collect()).await {
-                            tracing::warn!(
-                                ledger = %self.parts.name, %error,
-                                "outcomes could not be stored; the ledger will be asked again"
-                            );
+                            self.gate.store_failed(self.parts.name.as_str(), &error);
                         }
                     }
                     // Checks find the outcomes from now on.

@@ -53,7 +53,7 @@ async fn a_broker_that_is_killed_under_load_costs_no_request() {
     let site = Site::broker().await;
     let load = Load::start(4, Duration::from_millis(12), &site.addresses);
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
         site.broker.kill9();
         eventually("the trouble shows", async || trouble(&site).await).await;
         tokio::task::block_in_place(|| site.broker.restart());
@@ -111,13 +111,15 @@ async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_messages_that_are_lost_are_announced_again() {
     let site = Site::broker().await;
-    let load = Load::start(8, Duration::from_millis(4), &site.addresses);
+    let mut accepted = Vec::new();
     for loss in ["purge_queue", "delete_queue"] {
-        eventually("a backlog waits", async || (site.messages() > 50).then_some(())).await;
+        // More than the worker may submit, so that messages wait.
+        let load = Load::start(24, Duration::ZERO, &site.addresses);
+        eventually("a backlog waits", async || (site.messages() > 300).then_some(())).await;
         site.broker.ctl(&[loss, &site.queue()]);
+        accepted.extend(load.finish().await);
     }
     site.broker.ctl(&["close_all_connections", "by hand"]);
-    let accepted = load.finish().await;
     never_noticed(&accepted);
     judge(&site, &accepted).await;
     assert!(site.api().metric("sluicegate_queue_announced_again_total").await > 0.0);

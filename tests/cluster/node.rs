@@ -9,6 +9,9 @@ use tokio::process::{Child, Command};
 
 use crate::support::{DEADLINE, http};
 
+/// What all processes of a site say.
+pub(crate) const LOG: &str = "log";
+
 /// A running `sluicegate serve`; it is killed when this is dropped.
 pub(crate) struct Node {
     process: Child,
@@ -19,10 +22,16 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a process with the `config.toml` in `folder` and waits until it listens.
     pub(crate) async fn start(folder: &Path, role: &'static str) -> Self {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(LOG))
+            .expect("a log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
             .args(["serve", "--role", role])
             .current_dir(folder)
             .stdout(Stdio::piped())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .expect("starts");

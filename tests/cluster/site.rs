@@ -11,7 +11,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::watch;
 
-use crate::node::Node;
+use crate::node::{LOG, Node};
 use crate::postgres::Server;
 use crate::proxy::{Fault, Proxy};
 use crate::rabbitmq::Broker;
@@ -34,7 +34,7 @@ url = "BROKER"
 prefix = "PREFIX"
 heartbeat_seconds = 2
 [log]
-level = "warn"
+level = "info"
 [shutdown]
 drain_seconds = 5
 [ledgers.main]
@@ -241,6 +241,17 @@ impl Site {
                 BasicProperties::default(),
             );
             sent.await.expect("sends").await.expect("is taken");
+        }
+    }
+}
+
+impl Drop for Site {
+    /// A test that failed shows what the gateways had to say.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
     }
 }
