@@ -1,6 +1,8 @@
 //! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
 //! may go wrong between them. The ledger is the simulator, served over a socket by the test itself.
 
+mod chaos;
+mod compose;
 mod faults;
 mod load;
 mod node;

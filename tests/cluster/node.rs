@@ -1,5 +1,6 @@
 //! One gateway process, as an operator starts it, and what may befall it.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -22,13 +23,23 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a process with the `config.toml` in `folder` and waits until it listens.
     pub(crate) async fn start(folder: &Path, role: &'static str) -> Self {
+        Self::start_with::<&str>(folder, role, &[]).await
+    }
+
+    /// The same with variables.
+    pub(crate) async fn start_with<V: AsRef<OsStr>>(
+        folder: &Path,
+        role: &'static str,
+        variables: &[(V, V)],
+    ) -> Self {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(folder.join(LOG))
             .expect("a log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .args(["serve", "--role", role])
+            .args(["serve", "--listen", "127.0.0.1:0", "--role", role])
+            .envs(variables.iter().map(|(key, value)| (key, value)))
             .current_dir(folder)
             .stdout(Stdio::piped())
             .stderr(log)

@@ -191,6 +191,10 @@ impl Site {
         .await
     }
 
+    pub(crate) fn has_database(&self) -> bool {
+        self.database.is_some()
+    }
+
     pub(crate) fn database(&self) -> &Server {
         &self.database.as_ref().expect("a cluster").0
     }

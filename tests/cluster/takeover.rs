@@ -12,7 +12,7 @@ use crate::support::{eventually, http};
 const TAKEOVER: Duration = Duration::from_secs(5);
 
 /// A batch has 50, of which a few are on their way at any instant: they leave 2.5 ms apart.
-const ON_THE_WIRE: usize = 8;
+const ON_THE_WIRE: usize = 12;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_is_active_and_a_settlement_is_heard_on_every_node() {
