@@ -1,6 +1,6 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config` and `store` work on this machine's configuration; `submit`, `get` and `list` are
+//! `serve`, `check-config`, `store` and `migrate` work on this machine's configuration; `submit`, `get` and `list` are
 //! a client of the HTTP API and need nothing but its address.
 
 mod answer;
@@ -10,6 +10,7 @@ mod client;
 mod get;
 mod json;
 mod list;
+mod migrate;
 mod ndjson;
 mod print;
 mod serve;
@@ -23,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use get::GetArgs;
 pub use list::ListArgs;
+pub use migrate::MigrateArgs;
 pub use print::is_closed_pipe;
 pub use serve::ServeArgs;
 pub use store::StoreArgs;
@@ -63,6 +65,7 @@ enum Command {
     Get(GetArgs),
     List(ListArgs),
     Store(StoreArgs),
+    Migrate(MigrateArgs),
 }
 
 /// Where the configuration is.
@@ -97,6 +100,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => get::run(&args).await,
         Command::List(args) => list::run(&args).await,
         Command::Store(args) => store::run(&args),
+        Command::Migrate(args) => migrate::run(&args).await,
     }
 }
 
