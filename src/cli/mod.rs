@@ -1,7 +1,7 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config` and `store` work on this machine's configuration; `devnet` is a ledger to try them
-//! with; `submit`, `get` and `list` are a client of the HTTP API and need nothing but its address.
+//! `serve`, `check-config`, `store` and `migrate` work on this machine's configuration; `devnet` is a ledger to try
+//! them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but its address.
 
 mod answer;
 mod bulk;
@@ -11,6 +11,7 @@ mod devnet;
 mod get;
 mod json;
 mod list;
+mod migrate;
 mod ndjson;
 mod print;
 mod ready;
@@ -26,6 +27,7 @@ use clap::{Args, Parser, Subcommand};
 pub use devnet::DevnetArgs;
 pub use get::GetArgs;
 pub use list::ListArgs;
+pub use migrate::MigrateArgs;
 pub use print::is_closed_pipe;
 pub use ready::ReadyArgs;
 pub use serve::ServeArgs;
@@ -69,6 +71,7 @@ enum Command {
     Ready(ReadyArgs),
     Store(StoreArgs),
     Devnet(DevnetArgs),
+    Migrate(MigrateArgs),
 }
 
 /// Where the configuration is.
@@ -108,6 +111,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
         Command::Devnet(args) => devnet::run(args).await,
+        Command::Migrate(args) => migrate::run(&args).await,
     }
 }
 

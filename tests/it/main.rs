@@ -13,6 +13,7 @@ mod bad_requests;
 mod bad_sockets;
 mod bad_values;
 mod cli_client;
+mod cli_migrate;
 mod cli_server;
 mod cli_store;
 mod conflicts;
@@ -23,6 +24,8 @@ mod idempotency;
 mod listing;
 mod operations;
 mod paging;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod query;
 mod restart;
 mod support;

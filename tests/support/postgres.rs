@@ -338,6 +338,8 @@ fn psql(url: &str, statement: &str) -> String {
             statement,
             url,
         ])
+        // A test may have made the server read-only.
+        .env("PGOPTIONS", "-c default_transaction_read_only=off")
         .output()
         .expect("psql runs");
     assert!(

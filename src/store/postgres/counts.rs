@@ -62,10 +62,15 @@ impl Counts {
         inner.since.push((transaction, deltas.clone(), Instant::now()));
     }
 
-    /// Counts anew.
-    pub(super) async fn refresh(&self, sessions: &Sessions) -> Result<(), Failure> {
+    /// Counts anew. Answers how long the database took for it.
+    pub(super) async fn refresh(&self, sessions: &Sessions) -> Result<Duration, Failure> {
         let (mut counted, mut seen) = (Deltas::new(), Snapshot::default());
-        for row in sessions.rows(sqlx::query(COUNT)).await? {
+        let mut session = sessions.take(sessions.deadline()).await?;
+        let start = Instant::now();
+        let rows = session.rows(sqlx::query(COUNT)).await?;
+        let took = start.elapsed();
+        drop(session);
+        for row in rows {
             match row.try_get::<Option<&str>, _>("ledger")? {
                 Some(ledger) => {
                     let name = LedgerName::new(ledger)
@@ -84,7 +89,7 @@ impl Counts {
         }
         inner.now = counted;
         inner.seen = seen;
-        Ok(())
+        Ok(took)
     }
 }
 

@@ -46,7 +46,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -70,6 +69,7 @@ use crate::telemetry::metrics::StoreMetrics;
 /// How often the unsettled are counted anew; less often if that takes long.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 const COUNT_SHARE: u32 = 20;
+const COUNT_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 /// So many statements of one kind are under way at a time, if there are connections for them.
 const SLOTS: u32 = 2;
 /// A good-bye takes no longer.
@@ -222,12 +222,14 @@ async fn keep_counting(memory: Arc<Memory>, sessions: Arc<Sessions>, stop: Cance
     let count = async {
         loop {
             tokio::time::sleep(pause).await;
-            let start = Instant::now();
-            if let Err(error) = memory.counts.refresh(&sessions).await {
-                tracing::debug!(%error, "cannot count what is not settled");
-            }
+            pause = match memory.counts.refresh(&sessions).await {
+                Ok(took) => (took * COUNT_SHARE).clamp(COUNT_EVERY, COUNT_AT_LEAST_EVERY),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot count what is not settled");
+                    COUNT_EVERY
+                }
+            };
             sessions.trim();
-            pause = COUNT_EVERY.max(start.elapsed() * COUNT_SHARE);
         }
     };
     tokio::select! {
