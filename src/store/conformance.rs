@@ -442,6 +442,24 @@ fn retention_removes_the_settled_and_all_that_points_to_them() {
 }
 
 #[test]
+fn many_are_read_in_the_order_asked_for_whatever_is_missing() {
+    on_every_store(|store| async move {
+        let all = [transaction("main", None), transaction("main", None)];
+        for tx in &all {
+            store.insert(tx).await.expect("inserts");
+        }
+        let nobody = TransactionId::new();
+        let asked = [all[1].id, nobody, all[0].id, all[1].id];
+        let read = store.get_many(&asked).await;
+        let found: Vec<_> = read
+            .into_iter()
+            .map(|record| record.expect("reads").map(|tx| tx.id))
+            .collect();
+        assert_eq!(found, [Some(all[1].id), None, Some(all[0].id), Some(all[1].id)]);
+    });
+}
+
+#[test]
 fn deadlines_are_found_while_a_transaction_waits_and_only_then() {
     on_every_store(|store| async move {
         let mut tx = transaction("main", None);

@@ -188,6 +188,15 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError>;
 
+    /// The records with these ids, in order. One that cannot be read does not hide the others.
+    async fn get_many(&self, ids: &[TransactionId]) -> Vec<Result<Option<Transaction>, StoreError>> {
+        let mut records = Vec::with_capacity(ids.len());
+        for id in ids {
+            records.push(self.get(*id).await);
+        }
+        records
+    }
+
     /// The record that this idempotency key belongs to.
     ///
     /// # Errors

@@ -45,8 +45,10 @@ impl Lane {
         let now = self.parts.clock.now();
         let mut claims = Vec::new();
         let mut readable = Vec::new();
-        for delivery in batch {
-            match self.parts.store.get(delivery.id).await {
+        let ids: Vec<_> = batch.iter().map(|delivery| delivery.id).collect();
+        let records = self.parts.store.get_many(&ids).await;
+        for (delivery, record) in batch.into_iter().zip(records) {
+            match record {
                 Ok(Some(old)) => {
                     readable.push(delivery);
                     if let Some(new) = self.claim(&old, now) {

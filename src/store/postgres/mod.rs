@@ -40,11 +40,13 @@ mod schema_tests;
 #[cfg(test)]
 mod sharing_tests;
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::Stream;
+use sqlx::Row;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -76,6 +78,7 @@ const SLOTS: u32 = 2;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 const GET: &str = concat!(record!(), "WHERE t.id = $1");
+const GET_MANY: &str = concat!(record!(), "WHERE t.id = ANY($1)");
 const FIND: &str = concat!(record!(), "WHERE t.idempotency_key = $1");
 const PROBE: &str = "UPDATE probe SET at = now()";
 
@@ -240,7 +243,6 @@ async fn keep_counting(memory: Arc<Memory>, sessions: Arc<Sessions>, stop: Cance
 
 /// A server may be set up to lose what it has confirmed. Nothing here can make up for that.
 async fn warn_of_unsafe_server(sessions: &Sessions) -> Result<(), Failure> {
-    use sqlx::Row;
     let rows = sessions
         .rows(sqlx::query(
             "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'",
@@ -277,6 +279,26 @@ impl TransactionStore for PostgresStore {
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
         self.one(sqlx::query(GET).bind(row::uuid(id))).await
+    }
+
+    async fn get_many(&self, ids: &[TransactionId]) -> Vec<Result<Option<Transaction>, StoreError>> {
+        let wanted: Vec<_> = ids.iter().copied().map(row::uuid).collect();
+        match self.sessions.rows(sqlx::query(GET_MANY).bind(wanted)).await {
+            Ok(rows) => {
+                let found: HashMap<_, _> = rows
+                    .iter()
+                    .filter_map(|found| {
+                        let id = row::transaction_id(found.try_get("id").ok()?);
+                        Some((id, row::decode(found).map_err(Failure::into_store_error)))
+                    })
+                    .collect();
+                ids.iter().map(|id| found.get(id).cloned().transpose()).collect()
+            }
+            Err(failure) => {
+                let error = failure.into_store_error();
+                ids.iter().map(|_| Err(error.clone())).collect()
+            }
+        }
     }
 
     async fn find_by_idempotency_key(&self, key: &str) -> Result<Option<Transaction>, StoreError> {
