@@ -142,6 +142,7 @@ pub async fn build_with(
         hub: hub.clone(),
         clock,
         lanes: lanes.clone(),
+        works: settings.role != Role::Api,
         backpressure: settings.backpressure,
         metrics: metrics.clone(),
     }));

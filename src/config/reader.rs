@@ -83,7 +83,7 @@ impl<'f> Section<'f> {
     }
 
     /// Notes what a key ended up as, written as TOML.
-    fn effective(&self, key: &str, value: impl Display) {
+    pub(super) fn effective(&self, key: &str, value: impl Display) {
         self.findings.effective.borrow_mut().push(Effective {
             key: self.dotted(key),
             value: value.to_string(),

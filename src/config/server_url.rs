@@ -88,6 +88,9 @@ pub(super) fn server_url(
         |text| Ok(text.to_owned()),
         |_| "***".to_owned(),
     );
+    if read.is_none() {
+        section.effective("url", format_args!("{example:?}"));
+    }
     let mut url = match read.map_or_else(built_in, Ok) {
         Ok(url) => url,
         Err(what) => unreachable!("the example is an address: {what}"),

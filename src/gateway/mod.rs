@@ -81,6 +81,8 @@ pub struct LaneStatus {
     pub in_flight: usize,
     /// Why the ledger is unavailable, if it is.
     pub outage: Option<Cause>,
+    /// Whether this process may submit to it; if not, it knows nothing of flights and outages.
+    pub works_here: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
 }
@@ -97,6 +99,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The lanes by ledger.
     pub lanes: BTreeMap<LedgerName, Arc<Lane>>,
+    /// Whether the lanes are run by this process.
+    pub works: bool,
     /// What to do about a long backlog.
     pub backpressure: BackpressureSettings,
     /// What is counted.
@@ -237,13 +241,17 @@ impl Gateway {
     /// Every lane, by name.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         let backlog = self.0.store.backlog();
-        self.0.lanes.values().map(|lane| status(lane, &backlog)).collect()
+        self.0
+            .lanes
+            .values()
+            .map(|lane| self.status(lane, &backlog))
+            .collect()
     }
 
     /// The lane of one ledger.
     pub fn lane(&self, ledger: &str) -> Option<LaneStatus> {
         let lane = self.0.lanes.get(ledger)?;
-        Some(status(lane, &self.0.store.backlog()))
+        Some(self.status(lane, &self.0.store.backlog()))
     }
 
     /// Whether a request would be accepted now, and how the queue is doing.
@@ -259,24 +267,27 @@ impl Gateway {
     pub fn metrics(&self) -> String {
         let backlog = self.0.store.backlog();
         for lane in self.0.lanes.values() {
-            let (status, metrics) = (status(lane, &backlog), lane.metrics());
+            let (status, metrics) = (self.status(lane, &backlog), lane.metrics());
             metrics.backlog.set(status.backlog as f64);
-            metrics.in_flight.set(status.in_flight as f64);
-            metrics
-                .available
-                .set(if status.outage.is_none() { 1.0 } else { 0.0 });
+            if self.0.works {
+                metrics.in_flight.set(status.in_flight as f64);
+                metrics
+                    .available
+                    .set(if status.outage.is_none() { 1.0 } else { 0.0 });
+            }
         }
         self.0.metrics.render()
     }
-}
 
-fn status(lane: &Lane, backlog: &Backlog) -> LaneStatus {
-    LaneStatus {
-        name: lane.name().clone(),
-        kind: lane.ledger().kind(),
-        backlog: backlog.get(lane.name()).copied().unwrap_or_default(),
-        in_flight: lane.in_flight(),
-        outage: lane.outage(),
-        settings: *lane.settings(),
+    fn status(&self, lane: &Lane, backlog: &Backlog) -> LaneStatus {
+        LaneStatus {
+            name: lane.name().clone(),
+            kind: lane.ledger().kind(),
+            backlog: backlog.get(lane.name()).copied().unwrap_or_default(),
+            in_flight: lane.in_flight(),
+            outage: lane.outage(),
+            works_here: self.0.works,
+            settings: *lane.settings(),
+        }
     }
 }

@@ -182,10 +182,10 @@ impl From<LaneStatus> for LaneView {
         Self {
             name: lane.name.to_string(),
             kind: lane.kind,
-            state: if lane.outage.is_some() {
-                "unavailable"
-            } else {
-                "running"
+            state: match (lane.works_here, &lane.outage) {
+                (false, _) => "elsewhere",
+                (true, Some(_)) => "unavailable",
+                (true, None) => "running",
             },
             outage: lane.outage.map(|cause| cause.to_string()),
             backlog: lane.backlog,
