@@ -210,11 +210,15 @@ impl Sessions {
             )));
         }
         let patience = (self.timeout + SERVER_PATIENCE).as_millis();
-        // By statement and not as start-up parameters, which some proxies refuse. The keepalives are the
-        // server's, to notice a gateway that vanished and release what it locked.
+        // By statement and not as start-up parameters, which some proxies refuse. Every look-up here is meant to
+        // go along an index, row by row; a plan made while the tables were small, or with statistics that lag
+        // behind, must not read them whole. The keepalives are the server's, to notice a gateway that vanished
+        // and release what it locked.
         let set_up = format!(
             "SET client_min_messages = warning; SET statement_timeout = {patience}; \
-             SET idle_in_transaction_session_timeout = {patience}; SET enable_seqscan = off; SET jit = off; \
+             SET idle_in_transaction_session_timeout = {patience}; SET enable_seqscan = off; SET enable_hashjoin = off; \
+             SET enable_mergejoin = off; SET jit = off; \
+             SET max_parallel_workers_per_gather = 0; \
              SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
         );
         connection.execute(AssertSqlSafe(set_up)).await?;
