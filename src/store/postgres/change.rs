@@ -49,7 +49,7 @@ WITH moved AS (
                 $28::text[], $29::text[], $30::text[])
          AS i (n, ledger, id, version, attempts, conflicts, outages, finished_at, progress, status, tx_id,
                block, error_code, error_message, ledger_code)
-    JOIN gone USING (n)
+    WHERE n = ANY (ARRAY(SELECT n FROM gone))
 )
 SELECT ARRAY(SELECT n FROM moved UNION ALL SELECT n FROM gone) AS made,
        pg_current_xact_id()::text AS transaction,

@@ -22,20 +22,22 @@ const HOLD: Duration = Duration::from_secs(5);
 const ANNOUNCED_AT_ONCE: usize = 512;
 
 const DUE: &str = "\
-WITH free AS MATERIALIZED (
-    (SELECT transaction_id, due_at, first_try,
+WITH each AS (
+    (SELECT transaction_id, due_at, first_try, row_number() OVER (ORDER BY transaction_id) AS turn,
             held_by = $5 AND held_until > now() + $6 / 2 AS mine
      FROM work
      WHERE ledger = $1 AND first_try AND announced_at IS NULL
        AND (held_until IS NULL OR held_until <= now() OR held_by = $5)
      ORDER BY transaction_id LIMIT $3)
     UNION ALL
-    (SELECT transaction_id, due_at, first_try,
+    (SELECT transaction_id, due_at, first_try, row_number() OVER (ORDER BY due_at, transaction_id),
             held_by = $5 AND held_until > now() + $6 / 2
      FROM work
      WHERE ledger = $1 AND NOT first_try AND announced_at IS NULL AND due_at <= $2
        AND (held_until IS NULL OR held_until <= now() OR held_by = $5)
      ORDER BY due_at, transaction_id LIMIT $3)
+), free AS MATERIALIZED (
+    SELECT * FROM each ORDER BY turn, first_try LIMIT $3
 ), taken AS (
     SELECT w.transaction_id
     FROM free f
@@ -105,9 +107,10 @@ pub(super) async fn due(
     // The database may give the rows in any order.
     first.sort_by_key(|mark| mark.id);
     again.sort_by_key(|mark| (mark.due_at, mark.id));
+    let marks = Due::in_turn(again, first, limit);
     Ok(Due {
-        next: next.filter(|_| again.len() < limit),
-        marks: Due::in_turn(again, first, limit),
+        next: next.filter(|_| marks.len() < limit),
+        marks,
     })
 }
 

@@ -171,7 +171,7 @@ async fn one_row_at_fault_does_not_fail_its_group() {
 #[tokio::test]
 async fn a_damaged_record_is_told_and_hides_no_other() {
     let store = node(&settings(&shared().database())).await;
-    let (bad, good) = (transaction("main", None), transaction("main", None));
+    let (bad, good) = (transaction("main", Some("bad")), transaction("main", None));
     for tx in [&bad, &good] {
         store.insert(tx).await.expect("inserts");
     }
@@ -182,8 +182,13 @@ async fn a_damaged_record_is_told_and_hides_no_other() {
     shared().sql(&name(&store), &spoil);
     let read = store.get(bad.id).await;
     assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}");
+    let (repeat, other) = (transaction("main", Some("bad")), transaction("main", None));
+    let (repeat, other) = tokio::join!(store.insert(&repeat), store.insert(&other));
+    assert!(matches!(repeat, Err(StoreError::Damaged(_))), "{repeat:?}");
+    assert!(matches!(other, Ok(Inserted::Created)), "{other:?}");
     let page = store.list(&Filter::default(), None, 10).await.expect("lists");
-    assert_eq!(page.items.iter().map(|tx| tx.id).collect::<Vec<_>>(), [good.id]);
+    assert_eq!(page.items.len(), 2);
+    assert_eq!(page.items[1].id, good.id);
 }
 
 /// The name of the store's database.

@@ -3,7 +3,7 @@
 //! A record whose idempotency key is taken is skipped by the statement, and looked up afterwards. Rows go in
 //! the order of their keys: two groups that hold the same keys then wait for one another in the same order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -36,7 +36,7 @@ WITH stored AS (
                 $14::bigint[], $15::bigint[], $16::bigint[], $17::bool[], $18::bigint[], $19::text[])
          AS i (ledger, id, version, stage, attempts, conflicts, outages, updated_at, due_at, first_try,
                expires_at, progress)
-    JOIN stored USING (id)
+    WHERE id = ANY (ARRAY(SELECT id FROM stored))
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM waiting) AS stored, pg_current_xact_id()::text AS transaction";
@@ -51,6 +51,8 @@ pub(super) enum Fate {
     Existing(Box<Transaction>),
     /// The key was taken, and its holder has just been removed.
     Vanished,
+    /// The key is taken by a record that cannot be read; that is told to those who hold the key alone.
+    Unreadable(String),
 }
 
 #[async_trait]
@@ -111,27 +113,23 @@ async fn look_up(rows: &[&NewRow], session: &mut Session<'_>) -> Result<Vec<Fate
     let mut holders = HashMap::new();
     for row in &session.rows(sqlx::query(HOLDERS).bind(keys)).await? {
         let key: Option<String> = row.try_get("idempotency_key")?;
-        // One that cannot be read is an error for those who hold its key, and for nobody else.
-        holders.insert(
-            key.unwrap_or_default(),
-            (row.try_get::<Uuid, _>("id")?, decode(row)),
-        );
+        holders.insert(key, decode(row));
     }
-    let mut there = std::collections::HashSet::new();
+    let mut there = HashSet::new();
     for row in session.rows(sqlx::query(THERE).bind(ids)).await? {
         there.insert(row.try_get::<Uuid, _>("id")?);
     }
     let fate = |row: &&NewRow| {
         if there.contains(&row.id) {
-            return Ok(Fate::Created);
+            return Fate::Created;
         }
-        match row.key.as_ref().and_then(|key| holders.get(key)) {
-            Some((_, Ok(holder))) => Ok(Fate::Existing(Box::new(holder.clone()))),
-            Some((_, Err(failure))) => Err(Failure::Damaged(failure.to_string())),
-            None => Ok(Fate::Vanished),
+        match holders.get(&row.key) {
+            Some(Ok(holder)) => Fate::Existing(Box::new(holder.clone())),
+            Some(Err(failure)) => Fate::Unreadable(failure.to_string()),
+            None => Fate::Vanished,
         }
     };
-    rows.iter().map(fate).collect()
+    Ok(rows.iter().map(fate).collect())
 }
 
 fn statement<'q>(rows: &[&'q NewRow]) -> Statement<'q> {

@@ -50,20 +50,23 @@ const RECORDS: &str = concat!(
      AND ($3::text IS NULL OR t.function = $3) ORDER BY t.id DESC LIMIT $4"
 );
 
-const PRUNE: &str = "\
-WITH old AS (
-    SELECT status, ledger, transaction_id FROM settled
-    WHERE status = $1 AND finished_at < to_timestamp($2::float8 / 1000)
-    ORDER BY finished_at LIMIT $3
-    FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM settled s USING old
-    WHERE s.status = old.status AND s.ledger = old.ledger AND s.transaction_id = old.transaction_id
-    RETURNING s.transaction_id
-), forgotten AS (
-    DELETE FROM transactions t USING gone WHERE t.id = gone.transaction_id
-)
-SELECT count(*) AS removed FROM gone";
+/// The status is part of the text, because each has an index of its own.
+macro_rules! prune {
+    ($status:literal) => {
+        concat!(
+            "WITH old AS (SELECT ledger, transaction_id FROM settled WHERE status = '",
+            $status,
+            "' AND finished_at < to_timestamp($1::float8 / 1000) ORDER BY finished_at LIMIT $2 \
+             FOR UPDATE SKIP LOCKED), \
+             gone AS (DELETE FROM settled s USING old WHERE s.status = '",
+            $status,
+            "' AND s.ledger = old.ledger AND s.transaction_id = old.transaction_id \
+             RETURNING s.transaction_id), \
+             forgotten AS (DELETE FROM transactions t USING gone WHERE t.id = gone.transaction_id) \
+             SELECT count(*) AS removed FROM gone"
+        )
+    };
+}
 
 /// The ids that may match, newest first.
 struct Candidates {
@@ -227,10 +230,13 @@ pub(super) async fn prune(
     before: Timestamp,
     limit: usize,
 ) -> Result<usize, Failure> {
-    let statement = sqlx::query(PRUNE)
-        .bind(status.as_str())
-        .bind(calendar(before))
-        .bind(rows(limit));
+    let sql = match status {
+        // What is not settled is never removed.
+        Status::Pending => return Ok(0),
+        Status::Done => prune!("done"),
+        Status::Failed => prune!("failed"),
+    };
+    let statement = sqlx::query(sql).bind(calendar(before)).bind(rows(limit));
     let answer = sessions.rows(statement).await?;
     let removed: i64 = answer.first().ok_or(Failure::Closed)?.try_get("removed")?;
     Ok(usize::try_from(removed).unwrap_or_default())

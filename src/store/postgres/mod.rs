@@ -270,6 +270,7 @@ impl TransactionStore for PostgresStore {
         match self.inserts.run(row).await? {
             Fate::Created => Ok(Inserted::Created),
             Fate::Existing(existing) => Ok(Inserted::Existing(existing)),
+            Fate::Unreadable(what) => Err(StoreError::Damaged(what)),
             // A repeat of the request will be a new one.
             Fate::Vanished => Err(StoreError::Unavailable(
                 "the holder of the idempotency key was removed just now".to_owned(),

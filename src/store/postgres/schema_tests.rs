@@ -1,6 +1,7 @@
 //! Tables come to be, once, whoever starts first.
 
 use super::server::shared;
+use super::session::Sessions;
 use super::testing::{metrics, settings};
 use super::{PostgresStore, SchemaStatus, migrate, schema_status};
 use crate::store::StoreError;
@@ -94,4 +95,22 @@ async fn a_database_that_cannot_be_used_is_told_why_and_without_the_password() {
     shared().sql("postgres", &create);
     let refused = text(PostgresStore::connect(&settings(&shared().url(&name)), metrics()).await);
     assert!(refused.contains("UTF8"), "{refused}");
+}
+
+#[tokio::test]
+async fn sessions_are_durable_whatever_the_address_and_the_database_say() {
+    let url = shared().database();
+    let name = database(&url);
+    shared().sql(
+        "postgres",
+        &format!("ALTER DATABASE {name} SET synchronous_commit = local"),
+    );
+    for address in [url.clone(), format!("{url}?options[synchronous_commit]=off")] {
+        let sessions = Sessions::new(&settings(&address)).expect("an address");
+        let asked = "SELECT current_setting('synchronous_commit') || ' ' || \
+                     current_setting('application_name') || ' ' || current_setting('statement_timeout')";
+        let rows = sessions.rows(sqlx::query(asked)).await.expect("answers");
+        let told: String = sqlx::Row::get(&rows[0], 0);
+        assert_eq!(told, "on sluicegate 20500ms");
+    }
 }

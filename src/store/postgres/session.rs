@@ -29,6 +29,9 @@ use crate::store::StoreError;
 
 /// A session that was idle longer is asked for a sign of life before it is trusted.
 const TRUSTED: Duration = Duration::from_secs(1);
+/// Plans are made anew after so long: those made while a table was small do not fit once it has grown, and the
+/// server itself notices only when it next gathers statistics.
+const PLANS_LAST: Duration = Duration::from_secs(10);
 /// Sessions that nobody needed for so long are closed.
 const SPARE: Duration = Duration::from_secs(300);
 /// Pauses between tries to connect.
@@ -59,6 +62,7 @@ struct Idle {
     connection: PgConnection,
     generation: u64,
     since: Instant,
+    planned: Instant,
 }
 
 impl Sessions {
@@ -113,9 +117,16 @@ impl Sessions {
             }
         };
         while let Some(mut idle) = self.pop() {
-            if idle.since.elapsed() > TRUSTED {
-                let alive = timeout_at(deadline, idle.connection.ping()).await;
-                match alive {
+            let stale = idle.planned.elapsed() > PLANS_LAST;
+            if stale || idle.since.elapsed() > TRUSTED {
+                let alive = async {
+                    if stale {
+                        idle.planned = Instant::now();
+                        return idle.connection.execute("DISCARD PLANS").await.map(drop);
+                    }
+                    idle.connection.ping().await
+                };
+                match timeout_at(deadline, alive).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => {
                         self.doom(idle.generation);
@@ -124,25 +135,25 @@ impl Sessions {
                     Err(_) => return Err(Failure::Silent(self.timeout)),
                 }
             }
-            return Ok(self.session(idle.connection, idle.generation, deadline, permit));
+            return Ok(self.session(idle, deadline, permit));
         }
         // Read before connecting: what breaks from here on dooms this one as well.
         let generation = self.generation.load(Ordering::Acquire);
-        let connection = self.connect(deadline).await?;
-        Ok(self.session(connection, generation, deadline, permit))
+        let fresh = Idle {
+            connection: self.connect(deadline).await?,
+            generation,
+            since: Instant::now(),
+            planned: Instant::now(),
+        };
+        Ok(self.session(fresh, deadline, permit))
     }
 
-    fn session(
-        &self,
-        connection: PgConnection,
-        generation: u64,
-        deadline: Instant,
-        permit: OwnedSemaphorePermit,
-    ) -> Session<'_> {
+    fn session(&self, idle: Idle, deadline: Instant, permit: OwnedSemaphorePermit) -> Session<'_> {
         Session {
             sessions: self,
-            connection: Some(connection),
-            generation,
+            connection: Some(idle.connection),
+            generation: idle.generation,
+            planned: idle.planned,
             deadline,
             sound: true,
             open_transaction: false,
@@ -210,11 +221,14 @@ impl Sessions {
             )));
         }
         let patience = (self.timeout + SERVER_PATIENCE).as_millis();
-        // By statement and not as start-up parameters, which some proxies refuse. The keepalives are the
-        // server's, to notice a gateway that vanished and release what it locked.
+        // By statement and not as start-up parameters, which some proxies refuse. Every look-up here is meant to
+        // go along an index, row by row; with statistics that lag behind, a plan must not read a table whole.
+        // The keepalives are the server's, to notice a gateway that vanished and release what it locked.
         let set_up = format!(
             "SET client_min_messages = warning; SET statement_timeout = {patience}; \
-             SET idle_in_transaction_session_timeout = {patience}; SET enable_seqscan = off; SET jit = off; \
+             SET idle_in_transaction_session_timeout = {patience}; SET enable_seqscan = off; SET enable_hashjoin = off; \
+             SET enable_mergejoin = off; SET jit = off; \
+             SET max_parallel_workers_per_gather = 0; \
              SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
         );
         connection.execute(AssertSqlSafe(set_up)).await?;
@@ -268,6 +282,7 @@ pub(super) struct Session<'s> {
     sessions: &'s Sessions,
     connection: Option<PgConnection>,
     generation: u64,
+    planned: Instant,
     deadline: Instant,
     /// Nothing is under way and nothing went wrong.
     sound: bool,
@@ -324,6 +339,7 @@ impl Drop for Session<'_> {
                 connection,
                 generation: self.generation,
                 since: Instant::now(),
+                planned: self.planned,
             });
         }
         // Else the socket closes here; the server rolls back what is open.

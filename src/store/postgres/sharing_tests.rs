@@ -101,6 +101,22 @@ async fn what_one_was_given_is_kept_from_the_other_until_it_changes_or_time_is_u
 }
 
 #[tokio::test]
+async fn no_more_is_held_than_was_given() {
+    let (one, other) = two_nodes().await;
+    let all: Vec<_> = (0..8).map(|_| transaction("main", None)).collect();
+    for (number, tx) in all.iter().enumerate() {
+        one.insert(tx).await.expect("inserts");
+        if number < 4 {
+            swap(&one, tx, claimed(now())).await.expect("made");
+        }
+    }
+    let ids: Vec<_> = all.iter().map(|tx| tx.id).collect();
+    // Repeated ones and first tries in turn.
+    assert_eq!(due(&one, 4).await, [ids[0], ids[4], ids[1], ids[5]]);
+    assert_eq!(due(&other, 4).await, [ids[2], ids[6], ids[3], ids[7]]);
+}
+
+#[tokio::test]
 async fn concurrent_takers_share_without_overlap() {
     let (one, other) = two_nodes().await;
     for _ in 0..300 {

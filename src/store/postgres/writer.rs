@@ -179,6 +179,9 @@ async fn write<J: Job>(group: Vec<Pending<J>>, shared: &Shared<J>) {
         Err(failure) if failure.blames_a_row() && jobs.len() > 1 => {
             tracing::warn!(%failure, jobs = jobs.len(), "a group was refused; its parts are tried one by one");
             for (reply, job) in replies.into_iter().zip(&jobs) {
+                if reply.is_closed() {
+                    continue;
+                }
                 let answer = commit(std::slice::from_ref(job), shared).await;
                 let answer = answer.and_then(|mut answers| answers.pop().ok_or(Failure::Closed));
                 let _gone = reply.send(answer.map_err(Failure::into_store_error));
