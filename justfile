@@ -22,3 +22,4 @@ bench:
     cargo bench --bench accept
     cargo bench --bench worker
     cargo bench --bench backlog
+    cargo bench --bench publish

@@ -103,7 +103,7 @@ impl Announcement<'_> {
             .map_err(|error| QueueError(told(&error)))?;
         let result = self.send(&mut lease, wanted, longest, tally).await;
         // A returned message may have been paired with the confirmation of another.
-        for index in wanted {
+        for index in wanted.iter().filter(|_| !tally.returned.is_empty()) {
             if tally.returned.contains(&self.ids[*index].to_string()) {
                 tally.confirmed[*index] = false;
             }
