@@ -22,4 +22,6 @@ bench:
     cargo bench --bench accept
     cargo bench --bench worker
     cargo bench --bench backlog
+    cargo bench --bench broker
     cargo bench --bench postgres
+    cargo bench --bench publish

@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
-use super::line::Link;
+use super::link::Link;
 use crate::domain::LedgerName;
 
 /// Calls at a time on one connection.
@@ -25,6 +25,9 @@ const TOO_MANY_RETIRED: usize = 64;
 
 /// What publishing keeps with a connection.
 pub(super) struct Channels {
+    /// Held while queues are declared. Two at a time would be as good, were it not that RabbitMQ lets the
+    /// second pass while it still starts the queue for the first, and refuses the messages that come then.
+    pub(super) declaring: AsyncMutex<()>,
     turns: Semaphore,
     inner: Mutex<Inner>,
 }
@@ -39,6 +42,7 @@ struct Inner {
 impl Default for Channels {
     fn default() -> Self {
         Self {
+            declaring: AsyncMutex::default(),
             turns: Semaphore::new(AT_ONCE),
             inner: Mutex::default(),
         }

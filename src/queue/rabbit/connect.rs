@@ -17,6 +17,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::link::Link;
 use crate::config::{RabbitSettings, TlsIdentity};
 use crate::queue::QueueError;
 
@@ -53,7 +54,7 @@ impl Dialer {
     }
 
     /// Opens a connection, within [`PATIENCE`].
-    pub(super) async fn open(&self) -> Result<(Connection, Wire), String> {
+    pub(super) async fn open(&self) -> Result<Link, String> {
         let wire = Wire::default();
         let place = format!("{}:{}", self.uri.authority.host, self.uri.authority.port);
         let tls = self.tls()?;
@@ -85,7 +86,7 @@ impl Dialer {
             properties,
         );
         match tokio::time::timeout(PATIENCE, connecting).await {
-            Ok(Ok(connection)) => Ok((connection, wire)),
+            Ok(Ok(connection)) => Ok(Link::new(connection, wire)),
             Ok(Err(error)) => Err(format!("cannot connect to {place}: {}", told(&error))),
             Err(_) => Err(format!("cannot connect to {place}: no answer in {PATIENCE:?}")),
         }

@@ -1,19 +1,20 @@
-//! The receiving end of one ledger's queue, on a channel of its own.
+//! The receiving end of one ledger's queue, on a connection of its own: a queue that is out of order can make
+//! the broker close the connection of whoever starts to consume it, which must not be the end of the others.
 //!
 //! It is used until it fails, and never comes back: when the queue is deleted, the channel closed or the
 //! connection lost, `next` says so and the lane starts another one, which declares the queue again. What it
 //! had in hand is then delivered to the next one, here or elsewhere; settling it here does nothing any more.
 //! A crash is the same, only noticed by the broker.
 //!
-//! A task beside it tells the broker what became of deliveries, and keeps up the proof of contact. It ends
-//! with the consumer.
+//! A task beside it receives, tells the broker what became of deliveries, and keeps up the proof of contact. It
+//! ends with the consumer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery as Message;
 use lapin::options::{
@@ -21,13 +22,14 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::connect::told;
 use super::contact::Contact;
 use super::hand::{Hand, Tag, Told};
-use super::line::{Link, STALL};
+use super::link::{Link, STALL};
 use super::message;
 use super::topology::Topology;
 use crate::config::RabbitSettings;
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     hand: Mutex<Hand>,
     settled: Notify,
     contact: Contact,
+    /// Its own. Questions about the queue may go through it as well.
+    link: Link,
     /// When the newest that was delivered had been announced, in milliseconds; 0 for none.
     newest: AtomicU64,
     ended: CancellationToken,
@@ -54,10 +58,25 @@ impl Shared {
         self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The connection.
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
     fn end(&self, why: &str) {
         self.why.get_or_init(|| why.to_owned());
         self.contact.end();
         self.ended.cancel();
+    }
+
+    /// Settles what was never delivered.
+    #[cfg(test)]
+    pub(super) fn settle_unknown(&self, tag: Tag, settlement: Settlement) {
+        let mut hand = self.hand();
+        hand.receive(tag);
+        hand.settle(tag, settlement);
+        drop(hand);
+        self.settled.notify_one();
     }
 
     /// Whether the consumer still gets deliveries.
@@ -72,13 +91,13 @@ impl Shared {
     }
 }
 
-/// Starts to consume, within some seconds.
+/// Starts to consume on a connection of its own, within some seconds.
 pub(super) async fn consume(
-    link: &Arc<Link>,
+    link: Link,
     settings: &RabbitSettings,
     topology: Topology,
     metrics: QueueMetrics,
-    tasks: &TaskTracker,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Result<RabbitConsumer, QueueError> {
     let opening = async {
         // A channel of its own: a refusal closes it.
@@ -106,21 +125,23 @@ pub(super) async fn consume(
         hand: Mutex::new(Hand::new(settings.prefetch.get().into())),
         settled: Notify::new(),
         contact: Contact::new(settings.heartbeat, &channel),
+        link,
         newest: AtomicU64::new(0),
         ended: CancellationToken::new(),
         why: OnceLock::new(),
     });
     let dropped = CancellationToken::new();
+    let (received, inbox) = unbounded_channel();
     tasks.spawn(mind(
-        Arc::clone(link),
-        channel,
+        (channel, stream),
+        received,
         topology,
         metrics.clone(),
         Arc::clone(&shared),
-        dropped.clone(),
+        (dropped.clone(), stop.clone()),
     ));
     Ok(RabbitConsumer {
-        stream,
+        inbox,
         shared,
         metrics,
         _dropped: dropped.drop_guard(),
@@ -129,7 +150,8 @@ pub(super) async fn consume(
 
 /// [`Consumer`] of one queue.
 pub(super) struct RabbitConsumer {
-    stream: lapin::Consumer,
+    /// Never more than the prefetch.
+    inbox: UnboundedReceiver<Message>,
     shared: Arc<Shared>,
     metrics: QueueMetrics,
     _dropped: DropGuard,
@@ -139,34 +161,22 @@ pub(super) struct RabbitConsumer {
 impl Consumer for RabbitConsumer {
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         loop {
-            let first = tokio::select! {
+            let mut messages = Vec::new();
+            tokio::select! {
                 biased;
-                () = self.shared.ended.cancelled() => None,
-                first = self.stream.next() => Some(first),
-            };
-            // From here to the return nothing waits, so a dropped future has taken nothing.
-            let mut deliveries = Vec::new();
-            let mut next = first;
-            while let Some(item) = next {
-                match item {
-                    Some(Ok(message)) => deliveries.extend(self.receive(message)),
-                    Some(Err(error)) => self.shared.end(&told(&error)),
-                    None => self
-                        .shared
-                        .end("the broker ended the delivery: the queue was deleted"),
-                }
-                let more = deliveries.len() < max && !self.shared.ended.is_cancelled();
-                next = if more {
-                    self.stream.next().now_or_never()
-                } else {
-                    None
-                };
+                () = self.shared.ended.cancelled() => {}
+                _ = self.inbox.recv_many(&mut messages, max.max(1)) => {}
             }
+            // From here to the return nothing waits, so a dropped future has taken nothing.
+            let deliveries: Vec<_> = messages
+                .into_iter()
+                .filter_map(|message| self.receive(message))
+                .collect();
             if !deliveries.is_empty() {
                 return Ok(deliveries);
             }
-            if let Some(why) = self.shared.why.get() {
-                return Err(QueueError(why.clone()));
+            if self.shared.ended.is_cancelled() {
+                return Err(QueueError(self.shared.why.get().cloned().unwrap_or_default()));
             }
         }
     }
@@ -248,38 +258,43 @@ impl Drop for Receipt {
 
 /// Stands beside a consumer until either ends.
 async fn mind(
-    link: Arc<Link>,
-    channel: Channel,
+    (channel, stream): (Channel, lapin::Consumer),
+    received: UnboundedSender<Message>,
     topology: Topology,
     metrics: QueueMetrics,
     shared: Arc<Shared>,
-    dropped: CancellationToken,
+    (dropped, stop): (CancellationToken, CancellationToken),
 ) {
     let why = tokio::select! {
         () = dropped.cancelled() => None,
-        () = shared.ended.cancelled() => None,
-        why = link.ended() => Some(why),
-        why = shared.contact.keep(&channel, &topology, &metrics.depth) => {
-            // Nobody on this connection would get an answer.
-            if channel.status().connected() {
-                link.fail(&why);
-            }
-            Some(why)
-        }
+        () = stop.cancelled() => Some("the queue was closed".to_owned()),
+        why = shared.link.watch() => Some(why),
+        why = forward(stream, received) => Some(why),
+        why = shared.contact.keep(&channel, &topology, &metrics.depth) => Some(why),
         error = settle(&channel, &shared) => Some(told(&error)),
     };
     shared.end(why.as_deref().unwrap_or("the consumer was dropped"));
-    if !channel.status().connected() {
-        return;
+    if channel.status().connected() {
+        let last = shared.hand().tell(Instant::now(), true);
+        drop(tokio::time::timeout(GOODBYE, tell(&channel, last)).await);
     }
-    let last = shared.hand().tell(Instant::now(), true);
-    let goodbye = async {
-        tell(&channel, last).await?;
-        channel.close(200, "done".into()).await
-    };
-    // While the channel is open the broker gives this consumer messages that nobody takes.
-    if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
-        link.fail("the broker does not answer");
+    // With the connection goes whatever the broker still holds for this consumer, even if it was silent.
+    shared.link.hang_up().await;
+}
+
+/// Takes what lapin received. Done here and not when somebody asks, so that the end is known at once: a
+/// consumer that the broker cancelled must not go on proving that it is one. Returns why it ended.
+async fn forward(mut stream: lapin::Consumer, received: UnboundedSender<Message>) -> String {
+    loop {
+        match stream.next().await {
+            Some(Ok(message)) => {
+                if received.send(message).is_err() {
+                    return "the consumer was dropped".to_owned();
+                }
+            }
+            Some(Err(error)) => return told(&error),
+            None => return "the broker ended the delivery: the queue was deleted".to_owned(),
+        }
     }
 }
 

@@ -8,8 +8,9 @@
 //! is put to the queue, whose leader answers. (A node of a cluster that cannot reach the leader answers that
 //! there are no consumers, which proves nothing.)
 //!
-//! The clock is `Instant`, which stands still while a machine is suspended: a laptop that sleeps may hold its
-//! tenure for a moment too long. The store's compare-and-swap is what makes that harmless.
+//! Two things it cannot see. `Instant` stands still while a machine is suspended. And a broker of several nodes
+//! that lose sight of each other for a moment may pass the queue on and not tell. Then two workers send for a
+//! while what each has in hand; the store's compare-and-swap keeps any of it from being sent twice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use lapin::{Channel, ChannelStatus};
 use metrics::Gauge;
 
 use super::connect::told;
+use super::link::SILENT;
 use super::topology::Topology;
 
 /// Between two questions, at most.
@@ -25,6 +27,8 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// An answer that takes longer will not come, however long the heartbeat is.
 const SILENCE: Duration = Duration::from_secs(10);
+
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// When the broker was certainly in contact with a consumer.
 pub(super) struct Contact {
@@ -59,23 +63,35 @@ impl Contact {
         self.proven.store(u64::MAX, Ordering::Release);
     }
 
-    /// Asks again and again. Returns why that ended: the consumer is then at its end.
+    /// Asks again and again. Returns why that ended: the consumer is then at its end. A gap ends it for good,
+    /// even if the broker answers again: it may have let another one have messages in between.
     pub(super) async fn keep(&self, channel: &Channel, topology: &Topology, depth: &Gauge) -> String {
         let mut last = Instant::now();
+        let gap = self.lasts.min(SILENCE);
         loop {
             let sent = Instant::now();
-            let limit = last + self.lasts.min(SILENCE);
-            match tokio::time::timeout_at(limit.into(), topology.look(channel)).await {
+            // Where there is a gap already, an answer may tell why.
+            let patience = (last + gap).max(sent + LAST_WORD);
+            match tokio::time::timeout_at(patience.into(), topology.look(channel)).await {
                 Ok(Ok(Some(queue))) => {
                     depth.set(f64::from(queue.message_count()));
-                    if queue.consumer_count() > 0 {
+                    let known = queue.consumer_count() > 0;
+                    if sent.saturating_duration_since(last) > gap {
+                        let why = if known {
+                            "there was no contact for too long"
+                        } else {
+                            "it has no leader"
+                        };
+                        return format!("the queue was given up: {why}");
+                    }
+                    if known {
                         last = sent;
                         self.prove(sent);
                     }
                 }
                 Ok(Ok(None)) => return "the queue was deleted".to_owned(),
                 Ok(Err(error)) => return told(&error),
-                Err(_) => return "the broker does not answer".to_owned(),
+                Err(_) => return SILENT.to_owned(),
             }
             tokio::time::sleep((self.lasts / 4).min(PACE)).await;
         }

@@ -3,16 +3,17 @@
 //! Each ledger has a queue, of which the broker lets one consumer at a time have messages: so one worker
 //! drives a ledger, and another takes over when it is gone.
 //!
-//! - Two connections, because a broker that is short of memory or disk stops reading from those who publish:
-//!   deliveries and their acknowledgements must not stand still for that.
+//! - Announcements have a connection of their own, because a broker that is short of memory or disk stops
+//!   reading from those who publish: deliveries and their acknowledgements must not stand still for that.
+//! - So has each consumer: what is wrong with one queue must not be the end of the others.
 //! - Announced means confirmed: stored by the broker, with a quorum queue by most of its nodes.
 //! - Every call ends within some seconds, whatever the broker does. None of them waits for it to come back.
 //! - Nothing here is the truth (I4). A message lost costs time: `lost_before` lets it be announced again. A
 //!   message too many is seen to be one. A crash of this process leaves nothing that has to be mended.
 //!
 //! ```text
-//! publish -> line.rs (a connection) -> channels.rs -> publish.rs -> broker
-//! consume -> line.rs (another one)  -> consumer.rs <- hand.rs (what is settled), contact.rs (tenure)
+//! publish -> line.rs (keeps a link up) -> channels.rs, publish.rs -> broker
+//! consume -> connect.rs (a new link)   -> consumer.rs, with hand.rs (what is settled), contact.rs (tenure)
 //! ```
 
 mod channels;
@@ -21,6 +22,7 @@ mod consumer;
 mod contact;
 mod hand;
 mod line;
+mod link;
 mod message;
 mod publish;
 mod topology;
@@ -37,12 +39,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::connect::{Dialer, told};
-use self::line::{Line, STALL};
+use self::line::{Line, PAUSE};
+use self::link::{Link, SILENT, STALL};
 use self::publish::Announcement;
 use self::topology::Topology;
 use super::{Consumer, QueueError, QueueHealth, WorkQueue};
@@ -67,8 +71,10 @@ pub struct RabbitQueue {
     settings: RabbitSettings,
     metrics: Metrics,
     ledgers: Arc<Ledgers>,
+    dialer: Arc<Dialer>,
     publisher: Arc<Line>,
-    consumers: Arc<Line>,
+    /// When a consumer may dial again.
+    door: AsyncMutex<Instant>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop: DropGuard,
@@ -94,11 +100,10 @@ impl RabbitQueue {
         let dialer = Arc::new(Dialer::new(&settings)?);
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        let line = |what| Line::new(what, Arc::clone(&dialer), tasks.clone(), stop.clone());
         let queue = Self {
-            publisher: line("announcements"),
-            // Dialled when somebody consumes: not every process does.
-            consumers: line("deliveries"),
+            publisher: Line::start(Arc::clone(&dialer), &tasks, stop.clone()),
+            dialer,
+            door: AsyncMutex::new(Instant::now()),
             settings,
             metrics,
             ledgers: Arc::default(),
@@ -106,7 +111,6 @@ impl RabbitQueue {
             tasks,
             stop,
         };
-        queue.publisher.start();
         queue.tasks.spawn(show(
             Arc::clone(&queue.publisher),
             Arc::clone(&queue.ledgers),
@@ -121,6 +125,25 @@ impl RabbitQueue {
         self.tasks.close();
         if tokio::time::timeout(GOODBYE, self.tasks.wait()).await.is_err() {
             tracing::warn!("the broker was left without a goodbye");
+        }
+    }
+
+    /// Opens a connection for a consumer: one at a time, and none for a while after one that failed.
+    async fn dial(&self) -> Result<Link, QueueError> {
+        // While the broker is away, the line alone tries to reach it.
+        self.publisher.link().await?;
+        let dialling = async {
+            let mut door = self.door.lock().await;
+            tokio::time::sleep_until(*door).await;
+            let opened = self.dialer.open().await;
+            if opened.is_err() {
+                *door = Instant::now() + PAUSE;
+            }
+            opened
+        };
+        match tokio::time::timeout(STALL, dialling).await {
+            Ok(opened) => opened.map_err(QueueError),
+            Err(_) => Err(QueueError(SILENT.to_owned())),
         }
     }
 
@@ -177,13 +200,12 @@ impl WorkQueue for RabbitQueue {
 
     async fn consume(&self, ledger: &LedgerName) -> Result<Box<dyn Consumer>, QueueError> {
         let kept = self.ledger(ledger);
-        let link = self.consumers.link().await?;
         let consumer = consumer::consume(
-            &link,
+            self.dial().await?,
             &self.settings,
             kept.topology.clone(),
             kept.metrics.clone(),
-            &self.tasks,
+            (&self.tasks, &self.stop),
         )
         .await?;
         *kept.consumer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(consumer.shared());
@@ -206,12 +228,14 @@ impl WorkQueue for RabbitQueue {
             .upgrade();
         let consumer = consumer.filter(|consumer| consumer.is_alive());
         // Deliveries go on while the broker refuses messages, and so does their connection.
-        let line = if consumer.is_some() {
-            &self.consumers
-        } else {
-            &self.publisher
+        let line;
+        let link = match &consumer {
+            Some(consumer) => consumer.link(),
+            None => {
+                line = self.publisher.link().await?;
+                &*line
+            }
         };
-        let link = line.link().await?;
         let looking = async {
             let channel = link.connection.create_channel().await?;
             kept.topology.look(&channel).await

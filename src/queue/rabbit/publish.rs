@@ -4,7 +4,7 @@
 //!   queue and was returned, or one that merely stood next to such a message: lapin pairs them by order of
 //!   arrival, so what was returned is known by its own id.
 //! - Nothing waits for ever: not for a connection, a channel, a turn, a write or a confirmation. After 5 s
-//!   without progress the connection is given up.
+//!   without progress the call ends. Its connection stays: it may be this one queue that has no leader.
 //! - A crash loses what was not confirmed; the store still has it marked as to be announced.
 
 use std::collections::{HashSet, VecDeque};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::channels::Lease;
 use super::connect::told;
-use super::line::{Link, STALL};
+use super::link::{Link, STALL};
 use super::message::properties;
 use super::topology::Topology;
 use crate::domain::{LedgerName, Timestamp, TransactionId};
@@ -31,6 +31,8 @@ const WINDOW: usize = 512;
 
 /// The longest that a call takes, also with progress, and with all that it waits for. `lost_before` counts on less than 10 s.
 pub(super) const LONGEST: Duration = Duration::from_secs(8);
+
+const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
 type Answer = lapin::Result<Confirmation>;
 type Awaited<'c> = Pin<Box<dyn Future<Output = Answer> + Send + 'c>>;
@@ -74,15 +76,19 @@ impl Announcement<'_> {
         }
     }
 
-    /// Publishes; and once more what found no queue, after declaring it again.
+    /// Publishes; and once more what found no queue, after declaring it again, or was refused: a queue that is
+    /// just being made refuses for a moment.
     async fn rounds(&self, longest: Instant, tally: &mut Tally) -> Result<(), QueueError> {
         let all: Vec<usize> = (0..self.ids.len()).collect();
         self.round(&all, longest, tally).await?;
-        if tally.returned.is_empty() {
+        if !tally.returned.is_empty() {
+            tracing::warn!(ledger = %self.ledger, "the queue was gone; declaring it again");
+            self.link.channels.set_declared(self.ledger, false);
+        } else if tally.refused > 0 {
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+        } else {
             return Ok(());
         }
-        tracing::warn!(ledger = %self.ledger, "the queue was gone; declaring it again");
-        self.link.channels.set_declared(self.ledger, false);
         let again: Vec<usize> = (0..self.ids.len()).filter(|at| !tally.confirmed[*at]).collect();
         tally.returned.clear();
         tally.refused = 0;
@@ -97,7 +103,7 @@ impl Announcement<'_> {
             .map_err(|error| QueueError(told(&error)))?;
         let result = self.send(&mut lease, wanted, longest, tally).await;
         // A returned message may have been paired with the confirmation of another.
-        for index in wanted {
+        for index in wanted.iter().filter(|_| !tally.returned.is_empty()) {
             if tally.returned.contains(&self.ids[*index].to_string()) {
                 tally.confirmed[*index] = false;
             }
@@ -110,14 +116,18 @@ impl Announcement<'_> {
             return Ok(());
         }
         let declaring = async {
+            let _alone = self.link.channels.declaring.lock().await;
+            if self.link.channels.is_declared(self.ledger) {
+                return Ok(());
+            }
             // A channel of its own: a refusal closes it.
             let channel = self.link.connection.create_channel().await;
             let channel = channel.map_err(|error| told(&error))?;
-            self.topology.declare(&channel).await
+            self.topology.declare(&channel).await?;
+            self.link.channels.set_declared(self.ledger, true);
+            Ok(())
         };
-        self.soon(longest, declaring).await?.map_err(QueueError)?;
-        self.link.channels.set_declared(self.ledger, true);
-        Ok(())
+        self.soon(longest, declaring).await?.map_err(QueueError)
     }
 
     /// Bounds what should take a moment.

@@ -19,7 +19,7 @@ pub(crate) fn settings(url: &str, queue_type: QueueType) -> RabbitSettings {
         url: ServerUrl::parse(url, &["amqp", "amqps"]).expect("an address"),
         queue_type,
         prefix: format!("t{}", uuid::Uuid::now_v7().simple()),
-        prefetch: 256.try_into().expect("not zero"),
+        prefetch: 1_000.try_into().expect("not zero"),
         heartbeat: Duration::from_secs(10),
         tls_ca: None,
         tls_identity: None,
@@ -87,8 +87,9 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 /// A connection past the queue under test.
 pub(crate) struct Raw {
-    pub(crate) connection: Connection,
     pub(crate) channel: Channel,
+    /// Closed when dropped.
+    _connection: Connection,
 }
 
 pub(crate) async fn raw(url: &str) -> Raw {
@@ -96,7 +97,10 @@ pub(crate) async fn raw(url: &str) -> Raw {
         .await
         .expect("connects");
     let channel = connection.create_channel().await.expect("opens a channel");
-    Raw { connection, channel }
+    Raw {
+        channel,
+        _connection: connection,
+    }
 }
 
 /// A metric of the ledger, 0 if nothing was counted.
