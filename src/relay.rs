@@ -31,6 +31,8 @@ const LONGEST_NAP: Duration = Duration::from_secs(1);
 /// How often lost messages are looked for, and how many marks are put back at once.
 const LOOK_FOR_LOST: Duration = Duration::from_secs(2);
 const PUT_BACK: usize = 1_000;
+/// Looking takes at most this share of the time: one in so many.
+const LOOK_SHARE: u32 = 20;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -63,12 +65,15 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = SHORTEST_PAUSE;
         let mut in_trouble = false;
-        let mut looked = Instant::now();
+        let mut look_at = Instant::now() + LOOK_FOR_LOST;
         while !stop.is_cancelled() {
             let round = async {
-                if looked.elapsed() >= LOOK_FOR_LOST {
-                    looked = Instant::now();
+                let begun = Instant::now();
+                if begun >= look_at {
+                    look_at = begun + LOOK_FOR_LOST;
                     self.put_back_lost().await?;
+                    // A long look is a large backlog.
+                    look_at = begun + LOOK_FOR_LOST.max(begun.elapsed() * LOOK_SHARE);
                 }
                 self.round().await
             };

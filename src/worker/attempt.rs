@@ -3,7 +3,7 @@
 //! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
 //! then stands in the last stored state, from which the next delivery goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
 
@@ -20,9 +20,20 @@ use crate::store::{Change, StoreError};
 /// A ledger that cannot deduplicate is asked for this long before a person has to decide.
 const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// So many records that cannot be read are remembered.
+const MOST_UNREADABLE: usize = 10_000;
+
 /// Whoever announced it may have a clock that is ahead of ours by so much. A repeated message can bring a
 /// retry forward by as much, which the version check makes harmless.
 const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why something was not sent, as far as is known.
+enum Unsent {
+    /// Another worker may have taken over; nothing was sent.
+    LaneLost,
+    /// What the ledger said, or did not say.
+    Refused(SubmitError),
+}
 
 impl Lane {
     /// Brings a batch as far as the ledger. Holds one of `slots` for each until its outcome.
@@ -82,9 +93,17 @@ impl Lane {
         attempted.and(checked)
     }
 
-    /// A delivery that leads to no readable record.
+    /// A delivery that leads to no readable record. If it comes again, that is no news.
     fn reject(&self, delivery: Delivery, reason: &str) {
-        tracing::error!(ledger = %self.parts.name, tx.id = %delivery.id, reason, "set aside; run `sluicegate store check`");
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if unreadable.len() >= MOST_UNREADABLE {
+            unreadable.clear();
+        }
+        if !unreadable.insert(delivery.id) {
+            return delivery.ack();
+        }
+        drop(unreadable);
+        tracing::error!(ledger = %self.parts.name, tx.id = %delivery.id, reason, "a delivery leads to no readable record; set aside");
         self.parts.metrics.rejected_deliveries.increment(1);
         delivery.reject();
     }
@@ -215,7 +234,9 @@ impl Lane {
         for (sent, result) in sends.iter().zip(results) {
             match result {
                 Ok(()) => {}
-                Err(SubmitError::Rejected(cause)) => {
+                // Whoever took over asks the ledger when the check falls due, and sends these bytes if need be.
+                Err(Unsent::LaneLost) => drop(self.in_flight.take(&sent.tx_id)),
+                Err(Unsent::Refused(SubmitError::Rejected(cause))) => {
                     rejected.extend(
                         self.in_flight
                             .take(&sent.tx_id)
@@ -223,10 +244,10 @@ impl Lane {
                     );
                 }
                 // The check falls due: the ledger is asked, and the same bytes go out again if need be.
-                Err(SubmitError::Unavailable(cause)) => {
+                Err(Unsent::Refused(SubmitError::Unavailable(cause))) => {
                     self.gate.ledger_failed(self.parts.name.as_str(), &cause);
                 }
-                Err(SubmitError::Unknown(cause)) => {
+                Err(Unsent::Refused(SubmitError::Unknown(cause))) => {
                     tracing::debug!(tx.ledger_id = %sent.tx_id, %cause, "sent, perhaps");
                 }
             }
@@ -253,15 +274,14 @@ impl Lane {
             .unwrap_or_else(Outcome::Unavailable)
     }
 
-    async fn send(&self, sent: &Prepared, tenure: &Tenure) -> Result<(), SubmitError> {
+    async fn send(&self, sent: &Prepared, tenure: &Tenure) -> Result<(), Unsent> {
         self.pace.take(1).await;
-        // Whoever took over asks the ledger when the check falls due, and sends these bytes if need be.
         if !tenure.holds() {
-            let cause = "another worker may have taken over; it will look after this one";
-            return Err(SubmitError::Unknown(Cause::new("LANE_LOST", cause)));
+            return Err(Unsent::LaneLost);
         }
         let answer = self.within(self.parts.ledger.submit(sent)).await;
-        answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)))
+        let answer = answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)));
+        answer.map_err(Unsent::Refused)
     }
 
     /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up.

@@ -10,6 +10,8 @@ use crate::store::StoreError;
 
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// A lane that gets nowhere for so long is given up, for another worker to try.
+const GIVE_UP: Duration = Duration::from_secs(15);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -19,7 +21,8 @@ pub(crate) struct Gate(Mutex<Closed>);
 struct Closed {
     outage: Option<Cause>,
     store_failed_until: Option<Instant>,
-    store_is_down: bool,
+    /// Since when, and when that was last a reason to let another worker try.
+    store_down_since: Option<Instant>,
 }
 
 impl Gate {
@@ -40,14 +43,15 @@ impl Gate {
     pub(crate) fn store_failed(&self, ledger: &str, error: &StoreError) {
         let mut state = self.state();
         state.store_failed_until = Some(Instant::now() + STORE_PAUSE);
-        if !std::mem::replace(&mut state.store_is_down, true) {
+        if state.store_down_since.is_none() {
+            state.store_down_since = Some(Instant::now());
             tracing::warn!(ledger, %error, "the store is unavailable; the lane waits");
         }
     }
 
     /// The store took what it was given.
     pub(crate) fn store_worked(&self, ledger: &str) {
-        if std::mem::take(&mut self.state().store_is_down) {
+        if self.state().store_down_since.take().is_some() {
             tracing::info!(ledger, "the store is available again");
         }
     }
@@ -58,14 +62,32 @@ impl Gate {
     }
 
     /// Waits until both are believed to work: at once normally, else probing the ledger with growing
-    /// pauses. Cancel safe.
-    pub(crate) async fn pass(&self, name: &str, ledger: &dyn LedgerBackend, patience: Duration) {
-        let paused = self.state().store_failed_until.take();
+    /// pauses. Answers `false` if that takes so long that another worker, which may reach what this one does
+    /// not, should have a try. Cancel safe.
+    #[must_use]
+    pub(crate) async fn pass(&self, name: &str, ledger: &dyn LedgerBackend, patience: Duration) -> bool {
+        let begun = Instant::now();
+        let (paused, store_is_long_down) = {
+            let mut state = self.state();
+            let long = state
+                .store_down_since
+                .is_some_and(|since| since.elapsed() >= GIVE_UP);
+            if long {
+                state.store_down_since = Some(begun);
+            }
+            (state.store_failed_until.take(), long)
+        };
+        if store_is_long_down {
+            return false;
+        }
         if let Some(until) = paused {
             tokio::time::sleep_until(until.into()).await;
         }
         let mut pause = SHORTEST;
         while self.outage().is_some() {
+            if begun.elapsed() >= GIVE_UP {
+                return false;
+            }
             let late = |_| {
                 Err(Cause::new(
                     "TIMEOUT",
@@ -87,5 +109,6 @@ impl Gate {
                 }
             }
         }
+        true
     }
 }

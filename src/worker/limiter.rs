@@ -17,9 +17,14 @@ impl RateLimiter {
         let quota = Quota::with_period(period)
             .unwrap_or(Quota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
-        let limiter = DefaultDirectRateLimiter::direct(quota);
-        while limiter.check().is_ok() {}
-        Self(limiter)
+        let limiter = Self(DefaultDirectRateLimiter::direct(quota));
+        limiter.empty();
+        limiter
+    }
+
+    /// Takes all there is, for somebody else may have used it.
+    pub(crate) fn empty(&self) {
+        while self.0.check().is_ok() {}
     }
 
     /// Waits until at least one token is there and takes what is there, at most `max`. Cancel safe: tokens

@@ -20,8 +20,8 @@ mod in_flight;
 mod limiter;
 mod settle;
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -33,7 +33,7 @@ use self::in_flight::InFlight;
 use self::limiter::RateLimiter;
 use crate::clock::Clock;
 use crate::config::WorkerSettings;
-use crate::domain::{Cause, LedgerName, RetryPolicy};
+use crate::domain::{Cause, LedgerName, RetryPolicy, TransactionId};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
 #[cfg(doc)]
@@ -68,6 +68,24 @@ pub struct LaneParts {
     pub tasks: TaskTracker,
 }
 
+/// Where a lane's work comes from.
+#[derive(Default)]
+struct Intake {
+    consumer: Option<Box<dyn Consumer>>,
+    /// Delivered and not yet begun.
+    carried: VecDeque<Delivery>,
+    /// Whether the queue failed and that was told.
+    waits: bool,
+}
+
+impl Intake {
+    /// Lets go of the consumer, and gives back what it delivered.
+    fn give_back(&mut self) {
+        self.carried.clear();
+        self.consumer = None;
+    }
+}
+
 /// The worker of one ledger.
 pub struct Lane {
     parts: LaneParts,
@@ -80,6 +98,8 @@ pub struct Lane {
     gate: Gate,
     slots: Arc<Semaphore>,
     in_flight: InFlight,
+    /// Records that could not be read, told once.
+    unreadable: Mutex<HashSet<TransactionId>>,
 }
 
 impl Lane {
@@ -92,6 +112,7 @@ impl Lane {
             gate: Gate::default(),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
             in_flight: InFlight::default(),
+            unreadable: Mutex::default(),
             parts,
         }
     }
@@ -106,8 +127,7 @@ impl Lane {
             .parts
             .tasks
             .spawn(Arc::clone(&self).settle_outcomes(outcomes, drained.clone()));
-        let mut carried = VecDeque::new();
-        let mut waits = false;
+        let mut intake = Intake::default();
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -116,15 +136,20 @@ impl Lane {
                     tracing::error!(ledger = %self.parts.name, ?ended, "settling outcomes ended by itself");
                     return;
                 }
-                result = self.consume(&mut carried, &mut waits) => if let Err(error) = result {
-                    if !std::mem::replace(&mut waits, true) {
+                result = self.consume(&mut intake) => {
+                    intake.give_back();
+                    if let Err(error) = result
+                        && !std::mem::replace(&mut intake.waits, true)
+                    {
                         tracing::warn!(ledger = %self.parts.name, %error, "the lane waits for its queue");
                     }
-                    tokio::time::sleep(QUEUE_PAUSE).await;
+                    tokio::time::sleep(QUEUE_PAUSE.mul_f64(0.5 + rand::random::<f64>())).await;
                 },
             }
         }
-        drop(carried);
+        // Nothing more is begun. The consumer stays until what was begun is at its end: with it would go the
+        // right to send.
+        intake.carried.clear();
         let all = self.parts.settings.max_in_flight.get();
         if tokio::time::timeout(drain, self.slots.acquire_many(all))
             .await
@@ -136,33 +161,37 @@ impl Lane {
                 "stopped with submissions in flight; the next start asks the ledger about them"
             );
         }
+        drop(intake);
         drained.cancel();
         if let Err(error) = settling.await {
             tracing::error!(ledger = %self.parts.name, %error, "settling outcomes ended badly");
         }
     }
 
-    /// Consumes until the queue fails. Cancel safe: what was delivered and not yet begun is in `carried`.
-    /// `waits` is whether the last try failed.
-    async fn consume(
-        self: &Arc<Self>,
-        carried: &mut VecDeque<Delivery>,
-        waits: &mut bool,
-    ) -> Result<(), QueueError> {
+    /// Consumes until the queue fails, or until ledger or store have been out of reach for so long that another
+    /// worker should have the lane. Cancel safe: what was delivered and not yet begun is in `intake`.
+    async fn consume(self: &Arc<Self>, intake: &mut Intake) -> Result<(), QueueError> {
         let parts = &self.parts;
-        // What an earlier consumer left goes back to the queue.
-        carried.clear();
-        let mut consumer = parts.queue.consume(&parts.name).await?;
+        let consumer = intake.consumer.insert(parts.queue.consume(&parts.name).await?);
+        let carried = &mut intake.carried;
         let tenure = consumer.tenure();
-        if std::mem::take(waits) {
+        // Another worker may have used the limit up to this moment (I6).
+        self.limiter.empty();
+        self.pace.empty();
+        if std::mem::take(&mut intake.waits) {
             tracing::info!(ledger = %parts.name, "the lane has its queue again");
         }
         loop {
-            self.gate
-                .pass(parts.name.as_str(), &*parts.ledger, parts.settings.lease / 2)
-                .await;
+            let patience = parts.settings.lease / 2;
+            if !self
+                .gate
+                .pass(parts.name.as_str(), &*parts.ledger, patience)
+                .await
+            {
+                return Ok(());
+            }
             if carried.is_empty() {
-                self.fill(&mut *consumer, carried).await?;
+                self.fill(&mut **consumer, carried).await?;
             }
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! What may befall broker and database while clients are at it. In every case: what was acknowledged is settled
 //! once all is well again, exactly once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::load::{Accepted, Load, slowest};
 use crate::oracle::judge;
@@ -109,6 +109,43 @@ async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_worker_has_in_hand_is_not_taken_for_lost() {
+    let site = Site::broker_with("rate_per_second = 400", "rate_per_second = 2").await;
+    let load = Load::start(4, Duration::from_millis(20), &site.addresses);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let accepted = load.finish().await;
+    // Longer than anything may be in hand before a loss is suspected.
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    let backlog = site.api().get("/v1/ledgers").await["items"][0]["backlog"].clone();
+    assert!(
+        backlog.as_u64() > Some(10),
+        "of {} only {backlog} wait",
+        accepted.len()
+    );
+    assert_eq!(
+        site.api().metric("sluicegate_queue_announced_again_total").await,
+        0.0
+    );
+    assert_eq!(site.api().metric("sluicegate_queue_duplicates_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_under_load_waits_for_what_was_begun_and_for_nothing_else() {
+    // Whatever was left to its check would hold up the stop until the drain time is over, 5 s.
+    let mut site = Site::broker_with("check_after_ms = 1000", "check_after_ms = 30000").await;
+    for _ in 0..3 {
+        let load = Load::start(8, Duration::ZERO, &site.addresses);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let told = Instant::now();
+        site.nodes[0].stop().await;
+        let took = told.elapsed();
+        site.start(0).await;
+        load.finish().await;
+        assert!(took < Duration::from_secs(2), "it took {took:?} to stop");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn i3_messages_that_are_lost_are_announced_again() {
     let site = Site::broker().await;
     let mut accepted = Vec::new();
@@ -116,13 +153,18 @@ async fn i3_messages_that_are_lost_are_announced_again() {
         // More than the worker may submit, so that messages wait.
         let load = Load::start(24, Duration::ZERO, &site.addresses);
         eventually("a backlog waits", async || (site.messages() > 300).then_some(())).await;
+        let announced_again = site.api().metric("sluicegate_queue_announced_again_total").await;
         site.broker.ctl(&[loss, &site.queue()]);
         accepted.extend(load.finish().await);
+        eventually("what was lost is announced again", async || {
+            let now = site.api().metric("sluicegate_queue_announced_again_total").await;
+            (now > announced_again).then_some(())
+        })
+        .await;
     }
     site.broker.ctl(&["close_all_connections", "by hand"]);
     never_noticed(&accepted);
     judge(&site, &accepted).await;
-    assert!(site.api().metric("sluicegate_queue_announced_again_total").await > 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

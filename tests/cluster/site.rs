@@ -70,7 +70,18 @@ pub(crate) struct Site {
 impl Site {
     /// One gateway with its own store, and a broker.
     pub(crate) async fn broker() -> Self {
+        Self::broker_with("", "").await
+    }
+
+    /// The same, with one line of the configuration replaced.
+    pub(crate) async fn broker_with(line: &str, other: &str) -> Self {
         let mut site = Self::prepare(None, &["all"]).await;
+        let file = site.folder.path().join("config.toml");
+        let config = std::fs::read_to_string(&file).expect("reads");
+        assert!(config.contains(line), "{line}");
+        if !line.is_empty() {
+            std::fs::write(&file, config.replace(line, other)).expect("writes");
+        }
         site.start_all().await;
         site
     }

@@ -31,7 +31,7 @@ use super::contact::Contact;
 use super::hand::{Hand, Tag, Told};
 use super::link::{Link, STALL};
 use super::message;
-use super::topology::Topology;
+use super::topology::{Created, Topology};
 use crate::config::RabbitSettings;
 use crate::domain::{Timestamp, TransactionId};
 use crate::queue::{Acknowledge, Consumer, Delivery, QueueError, Settlement, Tenure};
@@ -47,8 +47,8 @@ pub(super) struct Shared {
     contact: Contact,
     /// Its own. Questions about the queue may go through it as well.
     link: Link,
-    /// When the newest that was delivered had been announced, in milliseconds; 0 for none.
-    newest: AtomicU64,
+    /// When the last that was delivered had been announced, in milliseconds; 0 for none.
+    last: AtomicU64,
     ended: CancellationToken,
     why: OnceLock<String>,
 }
@@ -73,7 +73,7 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn settle_unknown(&self, tag: Tag, settlement: Settlement) {
         let mut hand = self.hand();
-        hand.receive(tag);
+        hand.receive(tag, None);
         hand.settle(tag, settlement);
         drop(hand);
         self.settled.notify_one();
@@ -84,10 +84,25 @@ impl Shared {
         !self.ended.is_cancelled()
     }
 
-    /// When the newest that was delivered had been announced.
-    pub(super) fn newest(&self) -> Option<Timestamp> {
-        let newest = self.newest.load(Ordering::Relaxed);
-        (newest > 0).then(|| Timestamp::from_millis(newest))
+    /// When the last that was delivered had been announced. If something was, this consumer is the one of its
+    /// queue that has deliveries.
+    pub(super) fn last(&self) -> Option<Timestamp> {
+        let last = self.last.load(Ordering::Relaxed);
+        (last > 0).then(|| Timestamp::from_millis(last))
+    }
+
+    /// When the first announced of those that were delivered and are not settled was announced.
+    pub(super) fn oldest_in_hand(&self) -> Option<Timestamp> {
+        self.hand().oldest()
+    }
+
+    /// A message came in, whether or not anybody has asked for it yet.
+    fn receive(&self, message: &Message) {
+        let announced = message::announced_at(&message.properties);
+        self.hand().receive(message.delivery_tag, announced);
+        if let Some(announced) = announced {
+            self.last.store(announced.as_millis(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -95,14 +110,12 @@ impl Shared {
 pub(super) async fn consume(
     link: Link,
     settings: &RabbitSettings,
-    topology: Topology,
+    (topology, created): (Topology, &Created),
     metrics: QueueMetrics,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Result<RabbitConsumer, QueueError> {
     let opening = async {
-        // A channel of its own: a refusal closes it.
-        let channel = link.connection.create_channel().await;
-        topology.declare(&channel.map_err(|error| told(&error))?).await?;
+        created.note(topology.declare(&link.connection).await?);
         let opened = async {
             let channel = link.connection.create_channel().await?;
             let prefetch = settings.prefetch.get();
@@ -124,9 +137,9 @@ pub(super) async fn consume(
     let shared = Arc::new(Shared {
         hand: Mutex::new(Hand::new(settings.prefetch.get().into())),
         settled: Notify::new(),
-        contact: Contact::new(settings.heartbeat, &channel),
+        contact: Contact::new(heartbeat(&link, settings), &channel),
         link,
-        newest: AtomicU64::new(0),
+        last: AtomicU64::new(0),
         ended: CancellationToken::new(),
         why: OnceLock::new(),
     });
@@ -146,6 +159,14 @@ pub(super) async fn consume(
         metrics,
         _dropped: dropped.drop_guard(),
     })
+}
+
+/// The broker may have insisted on a shorter one. With none at all it takes nobody for dead.
+fn heartbeat(link: &Link, settings: &RabbitSettings) -> Duration {
+    match link.connection.configuration().heartbeat() {
+        0 => settings.heartbeat,
+        agreed => settings.heartbeat.min(Duration::from_secs(agreed.into())),
+    }
 }
 
 /// [`Consumer`] of one queue.
@@ -195,7 +216,6 @@ impl RabbitConsumer {
             self.metrics.redelivered.increment(1);
         }
         let mut hand = self.shared.hand();
-        hand.receive(tag);
         let Some(id) = message::transaction(&message.data) else {
             tracing::warn!(
                 bytes = message.data.len(),
@@ -206,9 +226,6 @@ impl RabbitConsumer {
             self.shared.settled.notify_one();
             return None;
         };
-        if let Some(at) = message::announced_at(&message.properties) {
-            self.shared.newest.fetch_max(at.as_millis(), Ordering::Relaxed);
-        }
         if !hand.take(id) {
             // The one in hand decides. If it is given back, that one comes again.
             self.metrics.duplicates.increment(1);
@@ -269,7 +286,7 @@ async fn mind(
         () = dropped.cancelled() => None,
         () = stop.cancelled() => Some("the queue was closed".to_owned()),
         why = shared.link.watch() => Some(why),
-        why = forward(stream, received) => Some(why),
+        why = forward(stream, &shared, received) => Some(why),
         why = shared.contact.keep(&channel, &topology, &metrics.depth) => Some(why),
         error = settle(&channel, &shared) => Some(told(&error)),
     };
@@ -284,10 +301,11 @@ async fn mind(
 
 /// Takes what lapin received. Done here and not when somebody asks, so that the end is known at once: a
 /// consumer that the broker cancelled must not go on proving that it is one. Returns why it ended.
-async fn forward(mut stream: lapin::Consumer, received: UnboundedSender<Message>) -> String {
+async fn forward(mut stream: lapin::Consumer, shared: &Shared, received: UnboundedSender<Message>) -> String {
     loop {
         match stream.next().await {
             Some(Ok(message)) => {
+                shared.receive(&message);
                 if received.send(message).is_err() {
                     return "the consumer was dropped".to_owned();
                 }

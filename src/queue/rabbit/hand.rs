@@ -11,7 +11,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::domain::TransactionId;
+use crate::domain::{Timestamp, TransactionId};
 use crate::queue::Settlement;
 
 /// How long settled deliveries wait for one before them.
@@ -40,6 +40,8 @@ pub(super) struct Hand {
     /// The number of the first of `fates`; all before it are told.
     first: Tag,
     fates: VecDeque<Fate>,
+    /// When those of `fates` had been announced, as far as is known.
+    announced: VecDeque<Option<Timestamp>>,
     ids: HashSet<TransactionId>,
     prefetch: usize,
     gap_since: Option<Instant>,
@@ -63,6 +65,7 @@ impl Hand {
         Self {
             first: 1,
             fates: VecDeque::new(),
+            announced: VecDeque::new(),
             ids: HashSet::new(),
             prefetch,
             gap_since: None,
@@ -70,12 +73,23 @@ impl Hand {
         }
     }
 
-    /// A delivery came in.
-    pub(super) fn receive(&mut self, tag: Tag) {
+    /// A delivery came in, announced at that moment.
+    pub(super) fn receive(&mut self, tag: Tag, announced: Option<Timestamp>) {
         while self.first + (self.fates.len() as Tag) < tag {
             self.fates.push_back(Fate::Told);
+            self.announced.push_back(None);
         }
         self.fates.push_back(Fate::Open);
+        self.announced.push_back(announced);
+    }
+
+    /// When the one that was announced first, of those that are not settled, was.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        let pairs = self.fates.iter().zip(&self.announced);
+        pairs
+            .filter(|(fate, _)| **fate == Fate::Open)
+            .filter_map(|(_, announced)| *announced)
+            .min()
     }
 
     /// Whether the transaction was not in hand yet; it is now.
@@ -125,6 +139,7 @@ impl Hand {
             told.ack_up_to = Some(self.first + last as Tag);
         }
         self.fates.drain(..run);
+        self.announced.drain(..run);
         self.first += run as Tag;
         let behind = self.fates.iter().filter(|fate| **fate == Fate::Acked).count();
         if behind == 0 {
@@ -160,7 +175,7 @@ mod tests {
 
     fn hand(deliveries: Tag) -> Hand {
         let mut hand = Hand::new(100);
-        (1..=deliveries).for_each(|tag| hand.receive(tag));
+        (1..=deliveries).for_each(|tag| hand.receive(tag, Some(Timestamp::from_millis(tag))));
         hand
     }
 
@@ -197,7 +212,7 @@ mod tests {
     #[test]
     fn half_of_the_prefetch_behind_a_gap_does_not_wait() {
         let (mut hand, now) = (Hand::new(4), Instant::now());
-        (1..=4).for_each(|tag| hand.receive(tag));
+        (1..=4).for_each(|tag| hand.receive(tag, None));
         hand.settle(2, Settlement::Ack);
         assert!(hand.tell(now, false).ack.is_empty());
         hand.settle(3, Settlement::Ack);
@@ -218,6 +233,18 @@ mod tests {
         );
         let told = hand.tell(now + RETURN_PAUSE, false);
         assert_eq!((told.give_back, told.ack_up_to), (vec![2], Some(4)));
+    }
+
+    #[test]
+    fn the_oldest_is_that_of_those_still_in_hand() {
+        let (mut hand, now) = (hand(3), Instant::now());
+        assert_eq!(hand.oldest(), Some(Timestamp::from_millis(1)));
+        hand.settle(1, Settlement::Ack);
+        assert_eq!(hand.oldest(), Some(Timestamp::from_millis(2)));
+        hand.tell(now, true);
+        hand.settle(2, Settlement::Again);
+        hand.settle(3, Settlement::Ack);
+        assert_eq!(hand.oldest(), None);
     }
 
     #[test]

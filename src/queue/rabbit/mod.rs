@@ -48,7 +48,7 @@ use self::connect::{Dialer, told};
 use self::line::{Line, PAUSE};
 use self::link::{Link, SILENT, STALL};
 use self::publish::Announcement;
-use self::topology::Topology;
+use self::topology::{Created, Topology};
 use super::{Consumer, QueueError, QueueHealth, WorkQueue};
 use crate::config::RabbitSettings;
 use crate::domain::{LedgerName, Timestamp, TransactionId};
@@ -59,6 +59,9 @@ const UNDER_WAY: Duration = Duration::from_secs(10);
 
 /// How far the order of a queue may differ from the order of `at`: the above, and clocks that differ.
 const DISORDER: Duration = Duration::from_secs(30);
+
+/// For how long a worker may have a message in hand before others begin to doubt it.
+const HELD_BY_ANOTHER: Duration = Duration::from_secs(300);
 
 /// The gauges are right after this long at the latest.
 const STALE: Duration = Duration::from_secs(1);
@@ -85,6 +88,7 @@ type Ledgers = Mutex<HashMap<LedgerName, Arc<Ledger>>>;
 /// What is kept for one ledger.
 struct Ledger {
     topology: Topology,
+    created: Created,
     metrics: QueueMetrics,
     /// The last consumer that this process had.
     consumer: Mutex<Weak<consumer::Shared>>,
@@ -154,6 +158,7 @@ impl RabbitQueue {
             metrics.connected.set(connected(&self.publisher));
             Arc::new(Ledger {
                 topology: Topology::new(&self.settings, name),
+                created: Created::default(),
                 metrics,
                 consumer: Mutex::default(),
             })
@@ -183,6 +188,7 @@ impl WorkQueue for RabbitQueue {
             let announcement = Announcement {
                 link: &link,
                 topology: &kept.topology,
+                created: &kept.created,
                 ledger,
                 ids,
                 at,
@@ -203,7 +209,7 @@ impl WorkQueue for RabbitQueue {
         let consumer = consumer::consume(
             self.dial().await?,
             &self.settings,
-            kept.topology.clone(),
+            (kept.topology.clone(), &kept.created),
             kept.metrics.clone(),
             (&self.tasks, &self.stop),
         )
@@ -212,9 +218,11 @@ impl WorkQueue for RabbitQueue {
         Ok(Box::new(consumer))
     }
 
-    /// The queue hands out what came first, first. So what was announced well before the newest that was
-    /// delivered here is not in it any more; and if nothing waits in it, nothing at all is, save what is
-    /// being announced at this moment.
+    /// - A queue that this process had to make anew holds nothing of what was announced before.
+    /// - If nothing waits in it, all there is is what the consumer with the deliveries has in hand, and what is
+    ///   being announced at this moment. Who is not that consumer cannot know what it has, and waits for long.
+    /// - A queue hands out what came first, first. So what was announced well before the last that was
+    ///   delivered here is not in it any more.
     async fn lost_before(
         &self,
         ledger: &LedgerName,
@@ -246,13 +254,23 @@ impl WorkQueue for RabbitQueue {
         let (waiting, consumers) =
             found.map_or((0, 0), |queue| (queue.message_count(), queue.consumer_count()));
         kept.metrics.depth.set(f64::from(waiting));
-        Ok(match consumer {
+        let active = consumer.filter(|consumer| consumer.last().is_some() || consumers == 1);
+        let lost = match active {
             // A node that cannot reach the queue's leader knows nothing, and says it with zeros.
             Some(_) if waiting == 0 && consumers == 0 => None,
-            _ if waiting == 0 => Some(now.minus(UNDER_WAY)),
-            Some(consumer) => consumer.newest().map(|newest| newest.min(now).minus(DISORDER)),
+            Some(consumer) if waiting == 0 => {
+                let settled = now.minus(UNDER_WAY);
+                Some(
+                    consumer
+                        .oldest_in_hand()
+                        .map_or(settled, |oldest| oldest.min(settled)),
+                )
+            }
+            Some(consumer) => consumer.last().map(|last| last.min(now).minus(DISORDER)),
+            None if waiting == 0 => Some(now.minus(HELD_BY_ANOTHER)),
             None => None,
-        })
+        };
+        Ok(lost.max(kept.created.take()))
     }
 
     fn health(&self) -> QueueHealth {

@@ -22,7 +22,7 @@ use super::channels::Lease;
 use super::connect::told;
 use super::link::{Link, STALL};
 use super::message::properties;
-use super::topology::Topology;
+use super::topology::{Created, Topology};
 use crate::domain::{LedgerName, Timestamp, TransactionId};
 use crate::queue::QueueError;
 
@@ -41,6 +41,7 @@ type Awaited<'c> = Pin<Box<dyn Future<Output = Answer> + Send + 'c>>;
 pub(super) struct Announcement<'a> {
     pub(super) link: &'a Link,
     pub(super) topology: &'a Topology,
+    pub(super) created: &'a Created,
     pub(super) ledger: &'a LedgerName,
     pub(super) ids: &'a [TransactionId],
     pub(super) at: Timestamp,
@@ -120,10 +121,8 @@ impl Announcement<'_> {
             if self.link.channels.is_declared(self.ledger) {
                 return Ok(());
             }
-            // A channel of its own: a refusal closes it.
-            let channel = self.link.connection.create_channel().await;
-            let channel = channel.map_err(|error| told(&error))?;
-            self.topology.declare(&channel).await?;
+            self.created
+                .note(self.topology.declare(&self.link.connection).await?);
             self.link.channels.set_declared(self.ledger, true);
             Ok(())
         };

@@ -3,19 +3,40 @@
 //! Declaring is repeated whenever a queue may be gone, and changes nothing where it is there. Both kinds of
 //! queue survive a restart of the broker; a quorum queue also the loss of a node.
 
+use std::sync::{Mutex, PoisonError};
+
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ErrorKind, Queue};
+use lapin::{Channel, Connection, ErrorKind, Queue};
 
 use super::connect::told;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueType, RabbitSettings};
-use crate::domain::LedgerName;
+use crate::domain::{LedgerName, Timestamp};
 
 /// RabbitMQ 4 gives a quorum queue a limit of 20 and throws away what was delivered more often. Here a
 /// redelivery is no sign of trouble: the store decides what becomes of a transaction. (-1, no limit at all,
 /// is understood by RabbitMQ 4 only.)
 const DELIVERY_LIMIT: i32 = 1_000_000_000;
+
+/// When a queue was made anew, by this process.
+#[derive(Default)]
+pub(super) struct Created(Mutex<Option<Timestamp>>);
+
+impl Created {
+    /// What [`Topology::declare`] answered.
+    pub(super) fn note(&self, anew: bool) {
+        if anew {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemClock.now());
+        }
+    }
+
+    /// When it was, if nobody asked since.
+    pub(super) fn take(&self) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// The queues of one ledger.
 #[derive(Clone)]
@@ -40,8 +61,17 @@ impl Topology {
         self.queue.clone()
     }
 
-    /// Sees to it that both queues are there. The channel is closed by the broker if one cannot be had.
-    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), String> {
+    /// Sees to it that both queues are there. Answers whether the worker's was not: then nothing that was
+    /// announced before is in it.
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<bool, String> {
+        // Channels of their own: the broker closes the first if there is no queue, the second if it refuses.
+        let open = async || connection.create_channel().await.map_err(|error| told(&error));
+        let found = self.look(&open().await?).await.map_err(|error| told(&error))?;
+        self.create(&open().await?).await?;
+        Ok(found.is_none())
+    }
+
+    async fn create(&self, channel: &Channel) -> Result<(), String> {
         let mut arguments = FieldTable::default();
         let mut text = |name: &str, value: &str| {
             arguments.insert(name.into(), AMQPValue::LongString(value.into()));
