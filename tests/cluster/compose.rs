@@ -25,6 +25,7 @@ fn variables(section: &str) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
 async fn the_gateways_of_the_compose_file_work() {
     let (broker, server) = tokio::task::block_in_place(|| (Broker::to_break(), Server::start(&[])));
     let ledger = Recorder::start().await;

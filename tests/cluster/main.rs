@@ -1,5 +1,10 @@
 //! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
 //! may go wrong between them. The ledger is the simulator, served over a socket by the test itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed; helpers are no different"
+)]
 
 mod chaos;
 mod compose;

@@ -102,6 +102,7 @@ impl Site {
         site
     }
 
+    #[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
     async fn prepare(server: Option<Server>, roles: &[&'static str]) -> Self {
         static SITES: AtomicU32 = AtomicU32::new(0);
         let broker = tokio::task::block_in_place(Broker::to_break);

@@ -251,11 +251,13 @@ impl WorkQueue for RabbitQueue {
         let limit = Instant::now() + STALL;
         let found = link.within(limit, true, looking).await?;
         let found = found.map_err(|error| QueueError(told(&error)))?;
+        let there = found.is_some();
         let (waiting, consumers) =
             found.map_or((0, 0), |queue| (queue.message_count(), queue.consumer_count()));
         kept.metrics.depth.set(f64::from(waiting));
         let active = consumer.filter(|consumer| consumer.last().is_some() || consumers == 1);
         let lost = match active {
+            _ if !there => Some(now.minus(UNDER_WAY)),
             // A node that cannot reach the queue's leader knows nothing, and says it with zeros.
             Some(_) if waiting == 0 && consumers == 0 => None,
             Some(consumer) if waiting == 0 => {
