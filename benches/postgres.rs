@@ -1,9 +1,9 @@
 //! Durable inserts per second through `PostgresStore` against raw multi-row inserts of the same rows.
 //!
-//! `cargo bench --bench postgres` (about two minutes; starts a PostgreSQL of its own on this machine). Raw is
+//! `cargo bench --bench postgres` (about four minutes; starts a PostgreSQL of its own on this machine). Raw is
 //! the least that has to be done: the same two tables with the same indexes, rows prepared beforehand, groups
-//! of the size that the store had just formed, on as many connections as it writes with, a commit with fsync
-//! for each group. Each round runs the store, then raw; the ratio is taken per round, the median printed.
+//! of the size that the store forms, on as many connections as it writes with, a commit with fsync for each
+//! group. Each round runs the store and raw, in turn first; the ratio is taken per round, the median printed.
 #![allow(missing_docs, clippy::expect_used, reason = "a benchmark may panic")]
 
 mod support;
@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use sluicegate::clock::{Clock, SystemClock};
 use sluicegate::config::{PostgresSettings, ServerUrl};
 use sluicegate::domain::{LedgerName, Request, Transaction};
-use sluicegate::store::postgres::PostgresStore;
+use sluicegate::store::postgres::{PostgresStore, migrate};
 use sluicegate::store::{Inserted, TransactionStore};
 use sluicegate::telemetry::metrics::Metrics;
 use sqlx::{Connection, PgConnection};
@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use support::median;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 const RUN: Duration = Duration::from_secs(3);
 /// As many as the store has insert statements under way.
 const RAW_CONNECTIONS: usize = 2;
@@ -63,10 +63,19 @@ fn main() {
 async fn compare(server: &postgres::Server, callers: u64, keys: bool) {
     let (mut rates, mut sizes, mut p50s, mut p99s) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut raws, mut ratios) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let url = server.database();
-        let measured = through_the_store(&url, callers, keys).await;
-        let raw = raw(&url, measured.group.round().max(1.0) as usize, keys).await;
+    // The size of a group is the store's to find; raw takes what it was in the round before.
+    let mut group = through_the_store(&server.database(), callers, keys).await.group;
+    for round in 0..ROUNDS {
+        let size = group.round().max(1.0) as usize;
+        // Each in a database of its own, and each goes first in every other round.
+        let (measured, raw) = if round % 2 == 0 {
+            let measured = through_the_store(&server.database(), callers, keys).await;
+            (measured, raw(&server.database(), size, keys).await)
+        } else {
+            let raw = raw(&server.database(), size, keys).await;
+            (through_the_store(&server.database(), callers, keys).await, raw)
+        };
+        group = measured.group;
         rates.push(measured.per_second);
         sizes.push(measured.group);
         p50s.push(measured.p50);
@@ -86,6 +95,15 @@ async fn compare(server: &postgres::Server, callers: u64, keys: bool) {
     );
 }
 
+fn settings(url: &str) -> PostgresSettings {
+    PostgresSettings {
+        url: ServerUrl::parse(url, &["postgres"]).expect("an address"),
+        max_connections: NonZeroU32::new(8).expect("not zero"),
+        timeout: Duration::from_secs(20),
+        migrate: true,
+    }
+}
+
 struct Measured {
     per_second: f64,
     /// Rows in a commit, on average.
@@ -96,13 +114,7 @@ struct Measured {
 
 async fn through_the_store(url: &str, callers: u64, keys: bool) -> Measured {
     let metrics = Metrics::new().expect("metrics");
-    let settings = PostgresSettings {
-        url: ServerUrl::parse(url, &["postgres"]).expect("an address"),
-        max_connections: NonZeroU32::new(8).expect("not zero"),
-        timeout: Duration::from_secs(20),
-        migrate: true,
-    };
-    let store = PostgresStore::connect(&settings, metrics.store()).await;
+    let store = PostgresStore::connect(&settings(url), metrics.store()).await;
     let store = Arc::new(store.expect("connects"));
     // Statements are prepared, the first pages are there.
     load(&store, callers, keys, Duration::from_millis(500)).await;
@@ -199,7 +211,7 @@ fn commits(metrics: &Metrics) -> (f64, f64) {
 
 /// Rows per second by the least that has to be done.
 async fn raw(url: &str, group: usize, keys: bool) -> f64 {
-    // Their own tables, as empty as the store's were.
+    migrate(&settings(url)).await.expect("migrates");
     let stored = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for connection in 0..RAW_CONNECTIONS as u64 {
