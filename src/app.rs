@@ -27,8 +27,10 @@ use crate::gateway::{Gateway, Parts};
 use crate::http;
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
+use crate::queue::WorkQueue;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
+use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Lane, LaneParts};
@@ -46,6 +48,8 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
+    store: Arc<dyn TransactionStore>,
+    queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
     tasks: TaskTracker,
     ledgers_stop: CancellationToken,
@@ -137,8 +141,8 @@ pub async fn build_with(
             .collect(),
     };
     let gateway = Arc::new(Gateway::new(Parts {
-        store,
-        queue,
+        store: store.clone(),
+        queue: queue.clone(),
         hub: hub.clone(),
         clock,
         lanes: lanes.clone(),
@@ -155,6 +159,8 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
+        store,
+        queue,
         hub,
         tasks,
         ledgers_stop,
@@ -192,6 +198,8 @@ impl App {
             lanes,
             relays,
             reconciler,
+            store,
+            queue,
             hub,
             tasks,
             ledgers_stop,
@@ -241,6 +249,8 @@ impl App {
         if let Some(server) = server.filter(|server| !server.is_finished()) {
             ended(server).await;
         }
+        queue.close().await;
+        store.close().await;
         ledgers_stop.cancel();
         tasks.close();
         if tokio::time::timeout(UNWIND, tasks.wait()).await.is_err() {

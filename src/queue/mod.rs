@@ -58,6 +58,9 @@ pub trait WorkQueue: Send + Sync + 'static {
 
     /// How it is doing, as far as is known at this moment.
     fn health(&self) -> QueueHealth;
+
+    /// Says goodbye to whatever it is connected to. Nothing depends on it; nothing works after it.
+    async fn close(&self) {}
 }
 
 /// How a queue is doing.

@@ -273,4 +273,7 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// Says goodbye to whatever it is connected to. Nothing depends on it; nothing works after it.
+    async fn close(&self) {}
 }

@@ -123,15 +123,6 @@ impl RabbitQueue {
         Ok(queue)
     }
 
-    /// Closes the connections in an orderly way. Nothing depends on it: a queue that is dropped ends too.
-    pub async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(GOODBYE, self.tasks.wait()).await.is_err() {
-            tracing::warn!("the broker was left without a goodbye");
-        }
-    }
-
     /// Opens a connection for a consumer: one at a time, and none for a while after one that failed.
     async fn dial(&self) -> Result<Link, QueueError> {
         // While the broker is away, the line alone tries to reach it.
@@ -273,6 +264,15 @@ impl WorkQueue for RabbitQueue {
             None => None,
         };
         Ok(lost.max(kept.created.take()))
+    }
+
+    /// Closes the connections in an orderly way. Nothing depends on it: a queue that is dropped ends too.
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(GOODBYE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the broker was left without a goodbye");
+        }
     }
 
     fn health(&self) -> QueueHealth {

@@ -106,7 +106,8 @@ pub struct PostgresStore {
     /// By whom due work is held back from others.
     holder: Uuid,
     tasks: TaskTracker,
-    stop: DropGuard,
+    stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 /// Identifies this process in the database. All stores of a process share it, so that one that is opened
@@ -184,7 +185,8 @@ impl PostgresStore {
             listener,
             holder,
             tasks,
-            stop: stop.drop_guard(),
+            _stop: stop.clone().drop_guard(),
+            stop,
         })
     }
 
@@ -192,23 +194,6 @@ impl PostgresStore {
     /// and look again after [`News::Missed`].
     pub fn settled_elsewhere(&self) -> impl Stream<Item = News> + Send + Unpin + use<> {
         self.listener.stream()
-    }
-
-    /// Writes what was handed in, ends the background tasks and closes the connections. Dropping the store does
-    /// the same without anybody waiting for it.
-    pub async fn close(self) {
-        let Self {
-            sessions,
-            tasks,
-            stop,
-            ..
-        } = self;
-        drop(stop);
-        tasks.close();
-        if tokio::time::timeout(FAREWELL, tasks.wait()).await.is_err() {
-            tracing::warn!("the database did not answer in time; the connections are cut");
-        }
-        sessions.close().await;
     }
 
     async fn one(&self, statement: session::Statement<'_>) -> Result<Option<Transaction>, StoreError> {
@@ -372,6 +357,17 @@ impl TransactionStore for PostgresStore {
 
     fn backlog(&self) -> Backlog {
         self.memory.counts.backlog()
+    }
+
+    /// Writes what was handed in, ends the background tasks and closes the connections. Dropping the store does
+    /// the same without anybody waiting for it.
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the database did not answer in time; the connections are cut");
+        }
+        self.sessions.close().await;
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

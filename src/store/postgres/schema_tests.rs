@@ -4,7 +4,7 @@ use super::server::shared;
 use super::session::Sessions;
 use super::testing::{metrics, settings};
 use super::{PostgresStore, SchemaStatus, migrate, schema_status};
-use crate::store::StoreError;
+use crate::store::{StoreError, TransactionStore};
 
 fn text<T>(result: Result<T, StoreError>) -> String {
     result.err().expect("is refused").to_string()
