@@ -7,16 +7,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::embedded::EmbeddedStore;
-use super::postgres::{self, PostgresStore};
+use super::places::Place;
 use super::{Change, Due, Filter, Inserted, Mark, TransactionStore};
-use crate::config::PostgresSettings;
 use crate::domain::{
     Cause, Event, Lease, LedgerName, LedgerTxId, Prepared, Receipt, Request, Stage, Status, Timestamp,
     Transaction, TransactionId,
 };
-use crate::kv::EngineKind;
-use crate::telemetry::metrics::Metrics;
 
 pub(crate) fn transaction(ledger: &str, key: Option<&str>) -> Transaction {
     let request = Request {
@@ -43,54 +39,6 @@ fn soon() -> Timestamp {
 
 fn main_ledger() -> LedgerName {
     LedgerName::new("main").expect("valid name")
-}
-
-/// A store under test, and what it takes to open it again.
-enum Place {
-    Embedded(EngineKind, tempfile::TempDir),
-    Postgres(PostgresSettings),
-}
-
-impl Place {
-    /// One of every kind, each empty.
-    fn all() -> Vec<Self> {
-        let folder = || tempfile::tempdir().expect("folder");
-        let mut all: Vec<_> = EngineKind::ALL
-            .into_iter()
-            .map(|kind| Self::Embedded(kind, folder()))
-            .collect();
-        all.push(Self::Postgres(postgres::testing::settings(
-            &postgres::server::shared().database(),
-        )));
-        all
-    }
-
-    async fn open(&self) -> Arc<dyn TransactionStore> {
-        let metrics = Metrics::new().expect("metrics").store();
-        match self {
-            Self::Embedded(kind, folder) => {
-                let path = folder.path().join("store");
-                Arc::new(EmbeddedStore::open(*kind, &path, 1 << 20, metrics).expect("opens"))
-            }
-            Self::Postgres(settings) => {
-                Arc::new(PostgresStore::connect(settings, metrics).await.expect("connects"))
-            }
-        }
-    }
-
-    /// What a store that is closed can be checked for.
-    fn check(&self, records: usize) {
-        let Self::Embedded(kind, folder) = self else {
-            return;
-        };
-        let path = folder.path().join("store");
-        let folder = super::embedded::DataFolder::hold(folder.path(), *kind).expect("holds");
-        // The maintenance check expects the store at its usual place.
-        std::fs::rename(path, folder.store()).expect("renames");
-        let report = super::embedded::check(&folder, 1 << 20).expect("checks");
-        assert_eq!(report.findings, []);
-        assert_eq!(report.records(), records as u64);
-    }
 }
 
 /// Runs a test against every store, each in a place of its own.

@@ -10,6 +10,8 @@ mod signals;
 
 #[cfg(test)]
 pub(crate) mod conformance;
+#[cfg(test)]
+mod places;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
