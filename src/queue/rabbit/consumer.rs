@@ -128,16 +128,19 @@ pub(super) async fn consume(
                     FieldTable::default(),
                 )
                 .await?;
-            Ok((channel, stream))
+            let contact = Contact::new(heartbeat(&link, settings), &channel);
+            // What is delivered first may be sent on at once, so the proof has to be there.
+            contact.ask(&channel, &topology).await?;
+            Ok((channel, stream, contact))
         };
         opened.await.map_err(|error: lapin::Error| told(&error))
     };
     let limit = tokio::time::Instant::now() + STALL;
-    let (channel, stream) = link.within(limit, false, opening).await?.map_err(QueueError)?;
+    let (channel, stream, contact) = link.within(limit, false, opening).await?.map_err(QueueError)?;
     let shared = Arc::new(Shared {
         hand: Mutex::new(Hand::new(settings.prefetch.get().into())),
         settled: Notify::new(),
-        contact: Contact::new(heartbeat(&link, settings), &channel),
+        contact,
         link,
         last: AtomicU64::new(0),
         ended: CancellationToken::new(),

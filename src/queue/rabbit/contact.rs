@@ -15,7 +15,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lapin::{Channel, ChannelStatus};
+use lapin::{Channel, ChannelStatus, Queue};
 use metrics::Gauge;
 
 use super::connect::told;
@@ -63,6 +63,18 @@ impl Contact {
         self.proven.store(u64::MAX, Ordering::Release);
     }
 
+    /// Asks once. The answer is proof if the queue knows a consumer.
+    pub(super) async fn ask(&self, channel: &Channel, topology: &Topology) -> lapin::Result<Option<Queue>> {
+        let sent = Instant::now();
+        let found = topology.look(channel).await?;
+        if found.as_ref().is_some_and(|queue| queue.consumer_count() > 0) {
+            let nanos = sent.saturating_duration_since(self.begun).as_nanos();
+            self.proven
+                .store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
+        }
+        Ok(found)
+    }
+
     /// Asks again and again. Returns why that ended: the consumer is then at its end. A gap ends it for good,
     /// even if the broker answers again: it may have let another one have messages in between.
     pub(super) async fn keep(&self, channel: &Channel, topology: &Topology, depth: &Gauge) -> String {
@@ -70,23 +82,17 @@ impl Contact {
         let gap = self.lasts.min(SILENCE);
         loop {
             let sent = Instant::now();
+            let late = sent.saturating_duration_since(last) > gap;
             // Where there is a gap already, an answer may tell why.
             let patience = (last + gap).max(sent + LAST_WORD);
-            match tokio::time::timeout_at(patience.into(), topology.look(channel)).await {
+            match tokio::time::timeout_at(patience.into(), self.ask(channel, topology)).await {
                 Ok(Ok(Some(queue))) => {
                     depth.set(f64::from(queue.message_count()));
-                    let known = queue.consumer_count() > 0;
-                    if sent.saturating_duration_since(last) > gap {
-                        let why = if known {
-                            "there was no contact for too long"
-                        } else {
-                            "it has no leader"
-                        };
-                        return format!("the queue was given up: {why}");
-                    }
-                    if known {
-                        last = sent;
-                        self.prove(sent);
+                    match (queue.consumer_count() > 0, late) {
+                        (true, false) => last = sent,
+                        (true, true) => return "there was no contact with the queue for too long".to_owned(),
+                        (false, true) => return "the queue has no leader".to_owned(),
+                        (false, false) => {}
                     }
                 }
                 Ok(Ok(None)) => return "the queue was deleted".to_owned(),
@@ -95,11 +101,5 @@ impl Contact {
             }
             tokio::time::sleep((self.lasts / 4).min(PACE)).await;
         }
-    }
-
-    fn prove(&self, sent: Instant) {
-        let nanos = sent.saturating_duration_since(self.begun).as_nanos();
-        self.proven
-            .store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
     }
 }

@@ -127,19 +127,13 @@ impl RabbitQueue {
     async fn dial(&self) -> Result<Link, QueueError> {
         // While the broker is away, the line alone tries to reach it.
         self.publisher.link().await?;
-        let dialling = async {
-            let mut door = self.door.lock().await;
-            tokio::time::sleep_until(*door).await;
-            let opened = self.dialer.open().await;
-            if opened.is_err() {
-                *door = Instant::now() + PAUSE;
-            }
-            opened
-        };
-        match tokio::time::timeout(STALL, dialling).await {
-            Ok(opened) => opened.map_err(QueueError),
-            Err(_) => Err(QueueError(SILENT.to_owned())),
+        let mut door = self.door.lock().await;
+        tokio::time::sleep_until(*door).await;
+        let opened = self.dialer.open().await;
+        if opened.is_err() {
+            *door = Instant::now() + PAUSE;
         }
+        opened.map_err(QueueError)
     }
 
     fn ledger(&self, name: &LedgerName) -> Arc<Ledger> {
@@ -197,14 +191,20 @@ impl WorkQueue for RabbitQueue {
 
     async fn consume(&self, ledger: &LedgerName) -> Result<Box<dyn Consumer>, QueueError> {
         let kept = self.ledger(ledger);
-        let consumer = consumer::consume(
-            self.dial().await?,
-            &self.settings,
-            (kept.topology.clone(), &kept.created),
-            kept.metrics.clone(),
-            (&self.tasks, &self.stop),
-        )
-        .await?;
+        let opening = async {
+            consumer::consume(
+                self.dial().await?,
+                &self.settings,
+                (kept.topology.clone(), &kept.created),
+                kept.metrics.clone(),
+                (&self.tasks, &self.stop),
+            )
+            .await
+        };
+        let consumer = match tokio::time::timeout(publish::LONGEST, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(QueueError(SILENT.to_owned())),
+        };
         *kept.consumer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(consumer.shared());
         Ok(Box::new(consumer))
     }
