@@ -53,6 +53,13 @@ outage_min_ms = 50
 outage_max_ms = 500
 "#;
 
+enum Store {
+    /// Each gateway its own.
+    Own,
+    /// A database.
+    Shared,
+}
+
 pub(crate) struct Site {
     pub(crate) nodes: Vec<Node>,
     roles: Vec<&'static str>,
@@ -75,7 +82,7 @@ impl Site {
 
     /// The same, with one line of the configuration replaced.
     pub(crate) async fn broker_with(line: &str, other: &str) -> Self {
-        let mut site = Self::prepare(None, &["all"]).await;
+        let mut site = Self::prepare(Store::Own, &["all"]).await;
         let file = site.folder.path().join("config.toml");
         let config = std::fs::read_to_string(&file).expect("reads");
         assert!(config.contains(line), "{line}");
@@ -88,7 +95,7 @@ impl Site {
 
     /// The same, but at first the broker cannot be reached.
     pub(crate) async fn broker_away() -> Self {
-        let mut site = Self::prepare(None, &["all"]).await;
+        let mut site = Self::prepare(Store::Own, &["all"]).await;
         site.amqp.set(Fault::Cut);
         site.start_all().await;
         site
@@ -96,16 +103,20 @@ impl Site {
 
     /// Gateways of these roles that share a database of their own.
     pub(crate) async fn cluster(roles: &[&'static str]) -> Self {
-        let server = tokio::task::block_in_place(|| Server::start(&[]));
-        let mut site = Self::prepare(Some(server), roles).await;
+        let mut site = Self::prepare(Store::Shared, roles).await;
         site.start_all().await;
         site
     }
 
     #[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
-    async fn prepare(server: Option<Server>, roles: &[&'static str]) -> Self {
+    async fn prepare(store: Store, roles: &[&'static str]) -> Self {
         static SITES: AtomicU32 = AtomicU32::new(0);
+        // First, for it is here that tests wait for each other.
         let broker = tokio::task::block_in_place(Broker::to_break);
+        let server = match store {
+            Store::Own => None,
+            Store::Shared => Some(tokio::task::block_in_place(|| Server::start(&[]))),
+        };
         let folder = tempfile::tempdir().expect("folder");
         let ledger = Recorder::start().await;
         let prefix = format!("site-{}", SITES.fetch_add(1, Ordering::Relaxed));
