@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::broker::Broker;
 use super::embedded::EmbeddedQueue;
+use super::rabbit::broker::Broker;
 use super::rabbit::testkit;
 use super::{Consumer, Delivery, WorkQueue};
 use crate::clock::{Clock, SystemClock};

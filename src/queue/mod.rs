@@ -8,9 +8,6 @@ pub mod embedded;
 pub mod rabbit;
 
 #[cfg(test)]
-#[path = "../../tests/support/rabbitmq.rs"]
-mod broker;
-#[cfg(test)]
 mod conformance;
 
 use std::sync::Arc;

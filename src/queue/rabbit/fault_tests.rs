@@ -8,12 +8,12 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use super::broker::Broker;
 use super::testkit::{
     announce, consumer, ids, main_ledger, metric, metrics, now, queue, settings, take, until,
 };
 use super::*;
 use crate::config::{QueueType, TlsIdentity};
-use crate::queue::broker::Broker;
 
 /// What every call keeps to, whatever the broker does.
 const AT_MOST: Duration = Duration::from_secs(10);
@@ -54,9 +54,11 @@ async fn a_broker_that_is_killed_loses_nothing_that_it_confirmed() {
     let queues =
         [QueueType::Quorum, QueueType::Classic].map(|kind| Arc::new(queue(&settings(broker.url(), kind))));
     let stop = CancellationToken::new();
-    let announcing = queues
-        .each_ref()
-        .map(|queue| tokio::spawn(keep_announcing(Arc::clone(queue), stop.clone())));
+    let announcing = queues.each_ref().map(|queue| {
+        queue
+            .tasks
+            .spawn(keep_announcing(Arc::clone(queue), stop.clone()))
+    });
     let mut consuming = consumer(&queues[0]).await;
     let held = take(&mut *consuming, 20).await;
     // RabbitMQ 3.10 forgets a quorum queue, with all that it has confirmed, that was made less than about half

@@ -28,6 +28,9 @@ mod publish;
 mod topology;
 
 #[cfg(test)]
+#[path = "../../../tests/support/rabbitmq.rs"]
+pub(crate) mod broker;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 pub(crate) mod testkit;

@@ -7,12 +7,12 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Confirmation};
 
+use super::broker::Broker;
 use super::testkit::{
     Raw, announce, consumer, ids, main_ledger, metric, metrics, now, queue, raw, settings, take, until,
 };
 use super::*;
 use crate::config::QueueType;
-use crate::queue::broker::Broker;
 use crate::queue::{Delivery, Settlement};
 
 const KINDS: [QueueType; 2] = [QueueType::Quorum, QueueType::Classic];
