@@ -11,17 +11,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
-/// What these say of a lost connection is said again, with what it means, by those who use it. A level that is
-/// configured for them comes later and wins.
-const QUIET: &str = "lapin=off,async_rs=off";
-
 /// Sends logs at `level` (a level, or `tracing` filter directives) to standard error.
 ///
 /// # Errors
 /// If `level` cannot be parsed, or logging was set up already.
 pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(format!("{QUIET},{level}"))?)
+        .with_env_filter(EnvFilter::try_new(level)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
@@ -39,7 +35,7 @@ pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
 /// The AMQP client is never heard, whatever the level: at `trace` it shows the frame with the password, and what
 /// it has to say of errors, the queue says once and in context.
 fn discretion<S: tracing::Subscriber>() -> impl Layer<S> {
-    filter_fn(|event| !event.target().starts_with("lapin"))
+    filter_fn(|event| !event.target().starts_with("lapin") && !event.target().starts_with("async_rs"))
 }
 
 #[cfg(test)]
