@@ -48,7 +48,6 @@ async fn keep_announcing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::disallowed_methods, reason = "a test's own tasks")]
 async fn a_broker_that_is_killed_loses_nothing_that_it_confirmed() {
     let broker = Broker::to_break();
     let queues =
