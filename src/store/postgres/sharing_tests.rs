@@ -230,6 +230,7 @@ async fn what_one_settles_the_other_hears_and_not_itself() {
     assert_eq!(heard(&mut at_one).await, Some(News::Missed));
     one.close().await;
     other.close().await;
+    drop((one, other));
     assert_eq!(heard(&mut at_other).await, None);
     let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                 AND application_name = 'sluicegate'";
