@@ -8,7 +8,8 @@ async fn migrate(url: &str, words: &[&str]) -> Ended {
     let config = folder.path().join("config.toml");
     let text = format!(
         "[store]\nkind = 'postgres'\nurl = '{url}'\ntimeout_ms = 2000\n\
-         [queue]\nkind = 'rabbitmq'\nurl = 'amqp://127.0.0.1:1'\n"
+         [queue]\nkind = 'rabbitmq'\nurl = 'amqp://127.0.0.1:1'\n\
+         [ledgers.main]\nurl = 'http://127.0.0.1:1'\n"
     );
     std::fs::write(&config, text).expect("writes");
     let config = ["migrate", "--config", config.to_str().expect("UTF-8")];
