@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 
 use super::print;
-use super::serve::told_to_stop;
+use super::serve::{VERSION, told_to_stop};
 use crate::app::devnet::{self, Devnet, DevnetSettings};
 use crate::config::{LogSettings, SimulatorSettings};
 use crate::telemetry;
@@ -62,10 +62,7 @@ pub(super) async fn run(args: DevnetArgs) -> anyhow::Result<ExitCode> {
     };
     let told_to_stop = told_to_stop()?;
     let devnet = devnet::build(&settings).await?;
-    // Whoever started it may not read along; that is no reason not to serve.
-    if let Err(error) = print::line(greeting(&devnet, &settings)) {
-        tracing::debug!(%error, "nobody reads the greeting");
-    }
+    print::greeting(greeting(&devnet, &settings));
     devnet
         .run(async move {
             told_to_stop.await;
@@ -76,10 +73,9 @@ pub(super) async fn run(args: DevnetArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn greeting(devnet: &Devnet, settings: &DevnetSettings) -> String {
-    let version = env!("CARGO_PKG_VERSION");
     let address = devnet.address();
     let mut text = format!(
-        "Sluicegate devnet {version} listens on http://{address}\n  chain    {} ({} blocks)\n  blocks   up to {} transactions or {} ms\n",
+        "Sluicegate devnet {VERSION} listens on http://{address}\n  chain    {} ({} blocks)\n  blocks   up to {} transactions or {} ms\n",
         settings.folder.display(),
         devnet.height(),
         settings.blocks.max_message_count,

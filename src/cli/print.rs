@@ -10,6 +10,13 @@ pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// Tells whoever started a server that it runs. They may not read along; that is no reason not to serve.
+pub(super) fn greeting(text: impl std::fmt::Display) {
+    if let Err(error) = line(text) {
+        tracing::debug!(%error, "nobody reads the greeting");
+    }
+}
+
 /// Whether an error only says that the reader of our output has gone, which is its right.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;

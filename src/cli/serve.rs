@@ -79,10 +79,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             app.address()
         ),
     };
-    // Whoever started it may not read along; that is no reason not to serve.
-    if let Err(error) = print::line(greeting) {
-        tracing::debug!(%error, "nobody reads the greeting");
-    }
+    print::greeting(greeting);
     app.run(async move {
         told_to_stop.await;
         tracing::info!("stopping: finishing what is under way");
@@ -91,7 +88,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Ends with SIGTERM or Ctrl-C. Listens from the call on, so that a signal during the start is not the end of
 /// an unfinished one.

@@ -36,25 +36,30 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         shutdown: shutdown(root.section("shutdown")),
         ledgers: ledgers(&mut root, findings),
     };
-    if matches!(settings.store, StoreSettings::Postgres(_)) && settings.queue == QueueSettings::Embedded {
+    if matches!(settings.store, StoreSettings::Postgres(_)) {
+        what_only_one_can_have(&root, &settings);
+    }
+    root.finish();
+    settings
+}
+
+/// Several processes may share the store; then nothing else may be one process's own.
+fn what_only_one_can_have(root: &Section<'_>, settings: &Settings) {
+    if settings.queue == QueueSettings::Embedded {
         root.problem(
             "queue",
             "does not fit: store.kind is \"postgres\", which several gateways may share, and an embedded queue cannot tell which of them is to submit",
             "set queue.kind = \"rabbitmq\" and queue.url, or store.kind = \"embedded\"",
         );
     }
-    if matches!(settings.store, StoreSettings::Postgres(_)) {
-        let own = |ledger: &LedgerSettings| matches!(ledger.backend, BackendSettings::Simulator(_));
-        for (name, _) in settings.ledgers.iter().filter(|(_, ledger)| own(ledger)) {
-            root.problem(
-                "ledgers",
-                format!("does not fit: store.kind is \"postgres\", which several gateways may share, and {name} is a simulator that each of them has for itself"),
-                format!("set ledgers.{name}.url to a ledger of its own, started with `sluicegate devnet`"),
-            );
-        }
+    let own = |ledger: &LedgerSettings| matches!(ledger.backend, BackendSettings::Simulator(_));
+    for (name, _) in settings.ledgers.iter().filter(|(_, ledger)| own(ledger)) {
+        root.problem(
+            "ledgers",
+            format!("does not fit: store.kind is \"postgres\", which several gateways may share, and {name} is a simulator that each of them has for itself"),
+            format!("set ledgers.{name}.url to a ledger of its own, started with `sluicegate devnet`"),
+        );
     }
-    root.finish();
-    settings
 }
 
 fn http(mut section: Section<'_>) -> HttpSettings {

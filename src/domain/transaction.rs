@@ -21,6 +21,11 @@ pub const MAX_HISTORY: usize = 32;
 pub struct TransactionId(Uuid);
 
 impl TransactionId {
+    /// Not above any other.
+    pub const LOWEST: Self = Self::from_bytes([0; 16]);
+    /// Not below any other.
+    pub const HIGHEST: Self = Self::from_bytes([u8::MAX; 16]);
+
     /// A fresh identifier. Those made by one process are strictly increasing.
     pub fn new() -> Self {
         Self(Uuid::now_v7())

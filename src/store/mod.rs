@@ -14,6 +14,7 @@ pub(crate) mod conformance;
 mod places;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -136,6 +137,17 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// The ids that may match, from the first one (inclusive) to the last (exclusive), for a page below `cursor`.
+    fn ids(&self, cursor: Option<TransactionId>) -> Range<TransactionId> {
+        let from = self
+            .created_from
+            .map_or(TransactionId::LOWEST, TransactionId::lowest_at);
+        let below = self
+            .created_before
+            .map_or(TransactionId::HIGHEST, TransactionId::lowest_at);
+        from..cursor.map_or(below, |cursor| cursor.min(below))
+    }
+
     /// Whether a record has all that is asked for; moments aside, which its id tells.
     fn matches(&self, tx: &Transaction) -> bool {
         let request = &tx.request;

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::future::join_all;
 
 use super::Lane;
+use super::gate::within;
 use super::in_flight::Slot;
 use crate::domain::{
     Cause, Decision, Event, IllegalTransition, Lease, LedgerTxId, Outcome, Prepared, Request, RetrySettings,
@@ -258,9 +259,7 @@ impl Lane {
     /// No call to a ledger may take longer than half a lease: a ledger that hangs is one that is unavailable,
     /// and where it may have been reached, one that cannot tell.
     async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, Cause> {
-        let limit = self.parts.settings.lease / 2;
-        let late = |_| Cause::new("TIMEOUT", format!("the ledger did not answer within {limit:?}"));
-        tokio::time::timeout(limit, call).await.map_err(late)
+        within(self.parts.settings.lease / 2, call).await
     }
 
     async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {

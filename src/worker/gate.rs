@@ -14,6 +14,12 @@ const LONGEST: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(15);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
+/// What a call to a ledger answers, or the cause that it did not in time.
+pub(crate) async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, Cause> {
+    let late = |_| Cause::new("TIMEOUT", format!("the ledger did not answer within {limit:?}"));
+    tokio::time::timeout(limit, call).await.map_err(late)
+}
+
 #[derive(Default)]
 pub(crate) struct Gate(Mutex<Closed>);
 
@@ -88,16 +94,7 @@ impl Gate {
             if begun.elapsed() >= GIVE_UP {
                 return false;
             }
-            let late = |_| {
-                Err(Cause::new(
-                    "TIMEOUT",
-                    format!("the ledger did not answer within {patience:?}"),
-                ))
-            };
-            match tokio::time::timeout(patience, ledger.probe())
-                .await
-                .unwrap_or_else(late)
-            {
+            match within(patience, ledger.probe()).await.flatten() {
                 Ok(()) => {
                     self.state().outage = None;
                     tracing::info!(ledger = name, "the ledger is available again");

@@ -28,20 +28,28 @@ async fn trouble(site: &Site) -> Option<String> {
     ready["queue"]["trouble"].as_str().map(str::to_owned)
 }
 
+async fn the_trouble_shows(site: &Site) -> String {
+    eventually("the trouble shows", async || trouble(site).await).await
+}
+
+async fn all_is_well(site: &Site) {
+    eventually("all is well", async || {
+        trouble(site).await.is_none().then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_starts_and_accepts_without_its_broker() {
     let site = Site::broker_away().await;
     let load = Load::start(4, Duration::from_millis(15), &site.addresses);
-    eventually("the trouble shows", async || trouble(&site).await).await;
+    the_trouble_shows(&site).await;
     assert_eq!(site.api().metric("sluicegate_queue_available").await, 0.0);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(site.api().metric("sluicegate_queue_outbox_age_seconds").await > 0.5);
     assert_eq!(site.ledger.sent().len(), 0, "without a broker nobody may submit");
     site.amqp.set(Fault::None);
-    eventually("all is well", async || {
-        trouble(&site).await.is_none().then_some(())
-    })
-    .await;
+    all_is_well(&site).await;
     assert_eq!(site.api().metric("sluicegate_queue_available").await, 1.0);
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -55,12 +63,9 @@ async fn a_broker_that_is_killed_under_load_costs_no_request() {
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(6)).await;
         site.broker.kill9();
-        eventually("the trouble shows", async || trouble(&site).await).await;
+        the_trouble_shows(&site).await;
         tokio::task::block_in_place(|| site.broker.restart());
-        eventually("all is well", async || {
-            trouble(&site).await.is_none().then_some(())
-        })
-        .await;
+        all_is_well(&site).await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -76,11 +81,7 @@ async fn a_line_to_the_broker_that_breaks_in_every_way_costs_no_request() {
         site.amqp.set(fault);
         tokio::time::sleep(Duration::from_secs(4)).await;
         site.amqp.set(Fault::None);
-        let settled = site.ledger.sent().len();
-        eventually("work goes on", async || {
-            (site.ledger.sent().len() > settled + 20).then_some(())
-        })
-        .await;
+        site.work_goes_on(20).await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
@@ -94,15 +95,12 @@ async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     site.broker
         .ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
-    let said = eventually("the trouble shows", async || trouble(&site).await).await;
+    let said = the_trouble_shows(&site).await;
     eprintln!("trouble: {said}");
     tokio::time::sleep(Duration::from_secs(2)).await;
     site.broker
         .ctl(&["set_vm_memory_high_watermark", "absolute", "4GB"]);
-    eventually("all is well", async || {
-        trouble(&site).await.is_none().then_some(())
-    })
-    .await;
+    all_is_well(&site).await;
     let accepted = load.finish().await;
     never_noticed(&accepted);
     judge(&site, &accepted).await;
@@ -195,21 +193,13 @@ async fn i1_a_database_that_breaks_in_every_way_loses_nothing_it_acknowledged() 
         line.set(fault);
         tokio::time::sleep(Duration::from_secs(3)).await;
         line.set(Fault::None);
-        let settled = site.ledger.sent().len();
-        eventually("work goes on", async || {
-            (site.ledger.sent().len() > settled + 20).then_some(())
-        })
-        .await;
+        site.work_goes_on(20).await;
     }
     for _ in 0..2 {
         site.database().kill();
         tokio::time::sleep(Duration::from_secs(1)).await;
         tokio::task::block_in_place(|| site.database().restart());
-        let settled = site.ledger.sent().len();
-        eventually("work goes on", async || {
-            (site.ledger.sent().len() > settled + 20).then_some(())
-        })
-        .await;
+        site.work_goes_on(20).await;
     }
     let accepted = load.finish().await;
     judge(&site, &accepted).await;

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on has failed; helpers are no different"
 )]
 
+#[path = "../support/basics.rs"]
+mod basics;
 mod chaos;
 mod compose;
 mod faults;

@@ -214,6 +214,15 @@ impl Site {
         .await
     }
 
+    /// Waits until the ledger has had more than so many further submissions.
+    pub(crate) async fn work_goes_on(&self, submissions: usize) {
+        let before = self.ledger.sent().len();
+        eventually("somebody submits", async || {
+            (self.ledger.sent().len() > before + submissions).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) fn has_database(&self) -> bool {
         self.database.is_some()
     }

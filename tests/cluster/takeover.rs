@@ -54,11 +54,7 @@ async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
         let active = site.active_worker().await;
         site.nodes[active].kill().await;
         let killed = Instant::now();
-        let before = site.ledger.sent().len();
-        eventually("somebody submits", async || {
-            (site.ledger.sent().len() > before + 5).then_some(())
-        })
-        .await;
+        site.work_goes_on(5).await;
         let took = killed.elapsed();
         assert!(took < TAKEOVER, "taken over after {took:?}");
         eprintln!("taken over after {took:?}");
@@ -78,17 +74,9 @@ async fn i2_a_worker_that_was_frozen_past_its_lease_submits_nothing_when_it_wake
     site.nodes[frozen].signal("STOP").await;
     let mut accepted = load.finish().await;
     let load = Load::start(4, Duration::from_millis(20), &site.addresses);
-    let before = site.ledger.sent().len();
-    eventually("the other one works", async || {
-        (site.ledger.sent().len() > before + 800).then_some(())
-    })
-    .await;
+    site.work_goes_on(800).await;
     site.nodes[frozen].signal("CONT").await;
-    let at_waking = site.ledger.sent().len();
-    eventually("work goes on", async || {
-        (site.ledger.sent().len() > at_waking + 500).then_some(())
-    })
-    .await;
+    site.work_goes_on(500).await;
     accepted.extend(load.finish().await);
     judge(&site, &accepted).await;
     // What it had handed to its sockets when it froze arrives all the same: the same bytes, which the ledger

@@ -12,6 +12,8 @@ mod bad_bodies;
 mod bad_requests;
 mod bad_sockets;
 mod bad_values;
+#[path = "../support/basics.rs"]
+mod basics;
 mod cli_client;
 mod cli_migrate;
 mod cli_server;

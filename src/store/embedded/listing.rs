@@ -3,7 +3,7 @@
 //! Every combination of ledger and status is one run of keys in order of acceptance. A listing merges the
 //! runs it needs and looks at records one by one, never at more than [`MAX_LOOKED_AT`] for one page.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::keys;
 use super::record;
@@ -14,9 +14,6 @@ use crate::store::{Filter, Page, StoreError};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
 const MAX_LOOKED_AT: usize = 5_000;
-
-const LOWEST: TransactionId = TransactionId::from_bytes([0; 16]);
-const HIGHEST: TransactionId = TransactionId::from_bytes([u8::MAX; 16]);
 
 /// One run of the index, read in pieces from its newest end.
 struct Run<'a> {
@@ -64,9 +61,10 @@ pub(super) fn page(
     cursor: Option<TransactionId>,
     limit: usize,
 ) -> Result<Page, StoreError> {
-    let from = filter.created_from.map_or(LOWEST, TransactionId::lowest_at);
-    let below = filter.created_before.map_or(HIGHEST, TransactionId::lowest_at);
-    let below = cursor.map_or(below, |cursor| cursor.min(below));
+    let Range {
+        start: from,
+        end: below,
+    } = filter.ids(cursor);
     // Only pending ones have a stage.
     let wanted = |status: &Status| match (filter.status, filter.stage) {
         (Some(wanted), None) => wanted == *status,
@@ -131,7 +129,7 @@ pub(super) fn settled_before(
     for ledger in ledgers {
         let mut ids = Vec::new();
         // Accepted before it was settled: nothing newer than `before` can qualify.
-        let start = keys::listing(ledger, status, LOWEST);
+        let start = keys::listing(ledger, status, TransactionId::LOWEST);
         let end = keys::listing(ledger, status, TransactionId::lowest_at(before));
         engine
             .scan(&start..&end, Order::Ascending, &mut |key, _| {

@@ -84,7 +84,6 @@ pub(super) struct Changes(pub(super) Vec<ChangeRow>);
 impl Job for Changes {
     /// In order, which were made.
     type Answer = Vec<bool>;
-    type Ledger = Memory;
 
     fn size(&self) -> (usize, usize) {
         let bytes = self.0.iter().map(|change| change.work.progress.len() + 200);

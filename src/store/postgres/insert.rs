@@ -58,7 +58,6 @@ pub(super) enum Fate {
 #[async_trait]
 impl Job for NewRow {
     type Answer = Fate;
-    type Ledger = Memory;
 
     fn size(&self) -> (usize, usize) {
         (1, self.request.len() + self.work.progress.len() + 200)

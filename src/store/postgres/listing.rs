@@ -8,6 +8,7 @@
 //! the run of all ids meets one soon.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
@@ -20,9 +21,6 @@ use crate::store::{Filter, Page};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
 const MAX_LOOKED_AT: usize = 5_000;
-
-const LOWEST: TransactionId = TransactionId::from_bytes([0; 16]);
-const HIGHEST: TransactionId = TransactionId::from_bytes([u8::MAX; 16]);
 
 /// The ledgers there are, without reading every row: from one to the next along the index.
 const LEDGERS: &str = "\
@@ -81,9 +79,10 @@ pub(super) async fn page(
     cursor: Option<TransactionId>,
     limit: usize,
 ) -> Result<Page, Failure> {
-    let from = filter.created_from.map_or(LOWEST, TransactionId::lowest_at);
-    let below = filter.created_before.map_or(HIGHEST, TransactionId::lowest_at);
-    let below = cursor.map_or(below, |cursor| cursor.min(below));
+    let Range {
+        start: from,
+        end: below,
+    } = filter.ids(cursor);
     if below <= from || limit == 0 {
         return Ok(Page::default());
     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Memory;
 use super::failure::Failure;
 use super::session::Sessions;
 use crate::store::StoreError;
@@ -36,8 +37,6 @@ const RERUN_AFTER: Duration = Duration::from_millis(5);
 #[async_trait]
 pub(super) trait Job: Sized + Send + Sync + 'static {
     type Answer: Send + 'static;
-    /// What the store keeps in memory of what it has written.
-    type Ledger: Send + Sync + 'static;
 
     /// How many rows and about how many bytes it writes.
     fn size(&self) -> (usize, usize);
@@ -46,7 +45,7 @@ pub(super) trait Job: Sized + Send + Sync + 'static {
     async fn commit(
         group: &[Self],
         sessions: &Sessions,
-        ledger: &Self::Ledger,
+        memory: &Memory,
     ) -> Result<Vec<Self::Answer>, Failure>;
 }
 
@@ -61,9 +60,9 @@ pub(super) struct Writer<J: Job> {
     timeout: Duration,
 }
 
-struct Shared<J: Job> {
+struct Shared {
     sessions: Arc<Sessions>,
-    ledger: Arc<J::Ledger>,
+    memory: Arc<Memory>,
     metrics: StoreMetrics,
 }
 
@@ -72,7 +71,7 @@ impl<J: Job> Writer<J> {
     /// is still written.
     pub(super) fn start(
         sessions: &Arc<Sessions>,
-        ledger: Arc<J::Ledger>,
+        memory: Arc<Memory>,
         slots: usize,
         metrics: StoreMetrics,
         tasks: &TaskTracker,
@@ -81,7 +80,7 @@ impl<J: Job> Writer<J> {
         let (queue, waiting) = mpsc::channel(WAITING);
         let shared = Arc::new(Shared {
             sessions: sessions.clone(),
-            ledger,
+            memory,
             metrics,
         });
         tasks.spawn(dispatch(waiting, shared, slots, tasks.clone(), stop));
@@ -109,7 +108,7 @@ impl<J: Job> Writer<J> {
 
 async fn dispatch<J: Job>(
     mut waiting: mpsc::Receiver<Pending<J>>,
-    shared: Arc<Shared<J>>,
+    shared: Arc<Shared>,
     slots: usize,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -162,7 +161,7 @@ async fn gather<J: Job>(first: Pending<J>, waiting: &mut mpsc::Receiver<Pending<
     }
 }
 
-async fn write<J: Job>(group: Vec<Pending<J>>, shared: &Shared<J>) {
+async fn write<J: Job>(group: Vec<Pending<J>>, shared: &Shared) {
     let group = group.into_iter().filter(|pending| !pending.reply.is_closed());
     let (jobs, replies): (Vec<_>, Vec<_>) = group.map(|pending| (pending.job, pending.reply)).unzip();
     if jobs.is_empty() {
@@ -196,12 +195,12 @@ async fn write<J: Job>(group: Vec<Pending<J>>, shared: &Shared<J>) {
     }
 }
 
-async fn commit<J: Job>(jobs: &[J], shared: &Shared<J>) -> Result<Vec<J::Answer>, Failure> {
+async fn commit<J: Job>(jobs: &[J], shared: &Shared) -> Result<Vec<J::Answer>, Failure> {
     let rows = jobs.iter().map(|job| job.size().0).sum();
     let mut tries = 1;
     loop {
         let start = Instant::now();
-        let result = J::commit(jobs, &shared.sessions, &shared.ledger).await;
+        let result = J::commit(jobs, &shared.sessions, &shared.memory).await;
         shared.metrics.note_commit(rows, start.elapsed(), result.is_ok());
         match result {
             Err(failure) if failure.is_rerunnable() && tries < TRIES => {

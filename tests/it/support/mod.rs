@@ -6,10 +6,12 @@ pub(crate) mod cli;
 pub(crate) mod raw;
 mod settings;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::basics;
+pub(crate) use crate::basics::spawn;
 pub(crate) use answer::Answer;
 pub(crate) use app::TestApp;
 pub(crate) use settings::{fast, ledger, simulator, stall};
@@ -18,27 +20,8 @@ pub(crate) use settings::{fast, ledger, simulator, stall};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Asks again and again until `holds` answers something, and fails if it never does.
-pub(crate) async fn eventually<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = holds().await {
-            return value;
-        }
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Runs beside the test.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test has no TaskTracker; it joins what it spawns"
-)]
-pub(crate) fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    tokio::spawn(task)
+pub(crate) async fn eventually<T>(what: &str, holds: impl AsyncFnMut() -> Option<T>) -> T {
+    basics::within(DEADLINE, what, holds).await
 }
 
 /// `counter Add`: reads and writes `key`, so two of them in one block conflict.

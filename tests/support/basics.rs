@@ -1,0 +1,27 @@
+//! What the test binaries have in common: waiting for something to become true, and running beside the test.
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until `holds` answers something, and fails if that takes longer than `limit`.
+pub(crate) async fn within<T>(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = holds().await {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Runs beside the test.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has no TaskTracker; what it spawns ends with it"
+)]
+pub(crate) fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(task)
+}
