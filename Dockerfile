@@ -1,7 +1,8 @@
 # Builds the gateway and puts nothing but its binary into a small image without a shell.
 FROM rust:1-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock config.toml ./
+COPY Cargo.toml Cargo.lock config.toml build.rs ./
+COPY proto proto
 COPY src src
 COPY migrations migrations
 COPY benches benches

@@ -17,14 +17,16 @@
 //! 6. The new state is stored, and whoever waits is told through [`notify`].
 //!
 //! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`app`] puts it all together;
-//! [`config`] says how; [`cli`] is the command line. `docs/ARCHITECTURE.md` has the same walk with the
+//! [`config`] says how; [`cli`] is the command line. [`devnet`] is a ledger to develop against, a process of its own. `docs/ARCHITECTURE.md` has the same walk with the
 //! invariants and the tests that defend them.
 
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod devnet;
 pub mod domain;
+pub(crate) mod fabric;
 pub mod gateway;
 pub mod http;
 pub mod kv;
