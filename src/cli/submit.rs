@@ -38,13 +38,8 @@ pub struct SubmitArgs {
     /// The ledger, as the gateway's configuration names it
     #[arg(long, value_name = "NAME", default_value = "main", conflicts_with = "file")]
     ledger: String,
-    /// The contract (chaincode) to call
-    #[arg(
-        long,
-        value_name = "NAME",
-        required_unless_present = "file",
-        conflicts_with = "file"
-    )]
+    /// The contract (chaincode) to call [default: the ledger's default_contract]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
     contract: Option<String>,
     /// Its function
     #[arg(
@@ -86,7 +81,8 @@ pub struct SubmitArgs {
 #[derive(Serialize)]
 struct Body<'a> {
     ledger: &'a str,
-    contract: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contract: Option<&'a str>,
     function: &'a str,
     args: Vec<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +141,7 @@ fn body(args: &SubmitArgs) -> anyhow::Result<String> {
     };
     Ok(serde_json::to_string(&Body {
         ledger: &args.ledger,
-        contract: args.contract.as_deref().unwrap_or_default(),
+        contract: args.contract.as_deref(),
         function: args.function.as_deref().unwrap_or_default(),
         args: list,
         expires_in_seconds: args.expires_in,

@@ -14,7 +14,7 @@ mod time;
 mod transaction;
 
 pub use argument::{Argument, ArgumentError, MAX_DEPTH};
-pub use outcome::{Cause, LedgerTxId, Outcome, Prepared, Receipt};
+pub use outcome::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, ReadWriteSet, Receipt};
 pub use request::{Fingerprint, LedgerName, Request};
 pub use retry::{Decision, DelayStrategy, RetryPolicy, RetrySettings};
 pub use state::{Event, Failure, FailureCode, IllegalTransition, Lease, Stage, State, Status};

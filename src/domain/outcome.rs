@@ -1,5 +1,6 @@
 //! What a ledger can say about a submission: five cases, and nothing in between.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,12 @@ impl fmt::Display for LedgerTxId {
     }
 }
 
+/// Where a ledger's stream of outcomes goes on: the next block to read. Means something to the backend that
+/// made it, and to nobody else but that a later one is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Checkpoint(pub u64);
+
 /// An endorsed or signed submission, ready to be sent, and sent again, byte for byte.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Prepared {
@@ -28,6 +35,57 @@ pub struct Prepared {
     pub envelope: String,
     /// What the contract answered while endorsing, if this ledger tells it this early.
     pub response: Option<Box<RawValue>>,
+    /// The keys it reads and writes, if this ledger tells. In a stored record they are with the attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub touched: Option<ReadWriteSet>,
+}
+
+/// The keys that a submission reads and writes, spelled `contract/key`. Those that another one in the same
+/// block writes too are what conflicts come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadWriteSet {
+    /// Keys it read, sorted, each once.
+    pub reads: Vec<String>,
+    /// Keys it wants to write or delete, sorted, each once.
+    pub writes: Vec<String>,
+    /// There are more than are kept.
+    pub truncated: bool,
+}
+
+impl ReadWriteSet {
+    /// How many keys are kept, of both kinds together.
+    pub const MAX_KEYS: usize = 256;
+    /// How many bytes all kept keys may have: a record keeps up to 32 attempts.
+    pub const MAX_BYTES: usize = 16 << 10;
+
+    /// The set of these keys, in any order. If there are too many, the first writes are kept, then the first
+    /// reads; what is past the bounds is not looked at.
+    pub fn new(reads: impl IntoIterator<Item = String>, writes: impl IntoIterator<Item = String>) -> Self {
+        let (mut keys, mut bytes, mut truncated) = (Self::MAX_KEYS, Self::MAX_BYTES, false);
+        let mut keep = |found: &mut dyn Iterator<Item = String>| {
+            let mut kept = BTreeSet::new();
+            for key in found {
+                if kept.contains(&key) {
+                    continue;
+                }
+                if keys == 0 || bytes < key.len() {
+                    truncated = true;
+                    break;
+                }
+                keys -= 1;
+                bytes -= key.len();
+                kept.insert(key);
+            }
+            kept.into_iter().collect()
+        };
+        let writes = keep(&mut writes.into_iter());
+        let reads = keep(&mut reads.into_iter());
+        Self {
+            reads,
+            writes,
+            truncated,
+        }
+    }
 }
 
 /// Proof that a transaction took effect.
@@ -37,6 +95,9 @@ pub struct Receipt {
     pub tx_id: LedgerTxId,
     /// The block it stands in.
     pub block: u64,
+    /// The ledger's name for this verdict, such as Fabric's `VALID`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// What the contract returned, if it returned anything.
     pub result: Option<Box<RawValue>>,
 }
@@ -69,8 +130,7 @@ impl fmt::Display for Cause {
 /// What became of a submission.
 ///
 /// Confusing `Unavailable` with `Unknown` pays twice, so a backend that is not certain says `Unknown`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum Outcome {
     /// It took effect.
     Committed(Receipt),

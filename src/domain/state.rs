@@ -208,7 +208,7 @@ pub enum Event {
         /// The proof.
         receipt: Receipt,
     },
-    /// The submission is invalid for good; `retry_at` is `None` when the budget is used up.
+    /// The submission is invalid for good, or could not be endorsed because of others; `retry_at` is `None` when the budget is used up.
     Conflicted {
         /// The ledger's verdict.
         cause: Cause,
@@ -265,10 +265,6 @@ impl State {
         reason = "over events: one that is not listed is refused"
     )]
     pub fn apply(&self, event: Event) -> Result<Self, IllegalTransition> {
-        let illegal = |event: &Event| IllegalTransition {
-            state: self.name(),
-            event: event.name(),
-        };
         match self {
             Self::Pending { .. } => match event {
                 Event::Claimed { lease } => Ok(Self::Preparing { lease }),
@@ -277,7 +273,7 @@ impl State {
                     "its deadline passed before it took effect".to_owned(),
                     None,
                 )),
-                other => Err(illegal(&other)),
+                other => Err(self.illegal(&other)),
             },
             Self::Preparing { .. } => match event {
                 Event::Prepared { sent, check_at } => Ok(Self::Submitted { sent, check_at }),
@@ -285,8 +281,11 @@ impl State {
                 Event::Unavailable { cause, retry_at } => {
                     Ok(Self::retried(FailureCode::LedgerUnavailable, cause, retry_at))
                 }
+                Event::Conflicted { cause, retry_at } => {
+                    Ok(Self::retried(FailureCode::ConflictsExhausted, cause, retry_at))
+                }
                 Event::Rejected { cause } => Ok(Self::rejected(cause)),
-                other => Err(illegal(&other)),
+                other => Err(self.illegal(&other)),
             },
             Self::Submitted { sent, .. } => match event {
                 Event::CheckClaimed { check_at } => Ok(Self::Submitted {
@@ -297,10 +296,10 @@ impl State {
                     sent: sent.clone(),
                     cause,
                 }),
-                other => Self::settle(other).map_err(|event| illegal(&event)),
+                other => self.settle(other),
             },
-            Self::Parked { .. } => Self::settle(event).map_err(|event| illegal(&event)),
-            Self::Done { .. } | Self::Failed { .. } => Err(illegal(&event)),
+            Self::Parked { .. } => self.settle(event),
+            Self::Done { .. } | Self::Failed { .. } => Err(self.illegal(&event)),
         }
     }
 
@@ -309,14 +308,21 @@ impl State {
         clippy::wildcard_enum_match_arm,
         reason = "over events: one that is not listed is refused"
     )]
-    fn settle(event: Event) -> Result<Self, Event> {
+    fn settle(&self, event: Event) -> Result<Self, IllegalTransition> {
         match event {
             Event::Committed { receipt } => Ok(Self::Done { receipt }),
             Event::Conflicted { cause, retry_at } => {
                 Ok(Self::retried(FailureCode::ConflictsExhausted, cause, retry_at))
             }
             Event::Rejected { cause } => Ok(Self::rejected(cause)),
-            other => Err(other),
+            other => Err(self.illegal(&other)),
+        }
+    }
+
+    fn illegal(&self, event: &Event) -> IllegalTransition {
+        IllegalTransition {
+            state: self.name(),
+            event: event.name(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::outcome::LedgerTxId;
+use super::outcome::{LedgerTxId, ReadWriteSet};
 use super::request::{Fingerprint, Request};
 use super::state::{Event, IllegalTransition, Stage, State, Status};
 use super::time::Timestamp;
@@ -111,6 +111,9 @@ pub struct Attempt {
     pub tx_id: Option<LedgerTxId>,
     /// When it was about to be sent.
     pub sent_at: Option<Timestamp>,
+    /// The keys it reads and writes, if the ledger told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub touched: Option<ReadWriteSet>,
     /// How it ended; `None` while it runs.
     pub ending: Option<Ending>,
 }
@@ -165,12 +168,12 @@ impl Transaction {
     ///
     /// # Errors
     /// [`IllegalTransition`] if the state machine knows no such move.
-    pub fn apply(&self, event: Event, now: Timestamp) -> Result<Self, IllegalTransition> {
+    pub fn apply(&self, mut event: Event, now: Timestamp) -> Result<Self, IllegalTransition> {
         let mut next = Self {
             state: State::Pending { due_at: now },
             ..self.clone()
         };
-        next.note(&event, now);
+        next.note(&mut event, now);
         next.state = self.state.apply(event)?;
         next.version = self.version + 1;
         next.updated_at = now;
@@ -180,9 +183,9 @@ impl Transaction {
         Ok(next)
     }
 
-    /// Keeps counters and history in step with what happened.
-    fn note(&mut self, event: &Event, now: Timestamp) {
-        let (outcome, cause) = match event {
+    /// Keeps counters and history in step with what happened. Moves what the history keeps out of the event.
+    fn note(&mut self, event: &mut Event, now: Timestamp) {
+        let (outcome, code, message) = match event {
             Event::Claimed { .. } => {
                 self.attempts += 1;
                 if self.history.len() == MAX_HISTORY {
@@ -193,37 +196,46 @@ impl Transaction {
                     started_at: now,
                     tx_id: None,
                     sent_at: None,
+                    touched: None,
                     ending: None,
                 });
                 return;
             }
             Event::Prepared { sent, .. } => {
+                let touched = sent.touched.take();
                 if let Some(attempt) = self.history.last_mut() {
+                    attempt.touched = touched;
                     attempt.tx_id = Some(sent.tx_id.clone());
                     attempt.sent_at = Some(now);
                 }
                 return;
             }
             Event::Expired | Event::CheckClaimed { .. } => return,
-            Event::LeaseLost { .. } => (AttemptOutcome::Abandoned, None),
+            Event::LeaseLost { .. } => (AttemptOutcome::Abandoned, None, None),
             Event::Unavailable { cause, .. } => {
                 self.outages += 1;
-                (AttemptOutcome::Unavailable, Some(cause))
+                (
+                    AttemptOutcome::Unavailable,
+                    Some(&cause.code),
+                    Some(&cause.message),
+                )
             }
             Event::Conflicted { cause, .. } => {
                 self.conflicts += 1;
-                (AttemptOutcome::Conflict, Some(cause))
+                (AttemptOutcome::Conflict, Some(&cause.code), Some(&cause.message))
             }
-            Event::Committed { .. } => (AttemptOutcome::Committed, None),
-            Event::Rejected { cause } => (AttemptOutcome::Rejected, Some(cause)),
-            Event::Unresolvable { cause } => (AttemptOutcome::Unknown, Some(cause)),
+            Event::Committed { receipt } => (AttemptOutcome::Committed, receipt.code.as_ref(), None),
+            Event::Rejected { cause } => (AttemptOutcome::Rejected, Some(&cause.code), Some(&cause.message)),
+            Event::Unresolvable { cause } => {
+                (AttemptOutcome::Unknown, Some(&cause.code), Some(&cause.message))
+            }
         };
         if let Some(attempt) = self.history.last_mut() {
             attempt.ending = Some(Ending {
                 at: now,
                 outcome,
-                code: cause.map(|cause| cause.code.clone()),
-                message: cause.map(|cause| cause.message.clone()),
+                code: code.cloned(),
+                message: message.cloned(),
             });
         }
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Cause, FailureCode, Lease, LedgerName, Prepared, Receipt};
+use crate::domain::{Cause, FailureCode, Lease, LedgerName, Prepared, ReadWriteSet, Receipt};
 
 fn now() -> Timestamp {
     Timestamp::from_millis(1_000)
@@ -27,6 +27,7 @@ fn prepared(id: &str) -> Prepared {
         tx_id: LedgerTxId(id.into()),
         envelope: "bytes".into(),
         response: None,
+        touched: None,
     }
 }
 
@@ -58,6 +59,7 @@ fn events() -> Vec<Event> {
             receipt: Receipt {
                 tx_id: LedgerTxId("t1".into()),
                 block: 7,
+                code: None,
                 result: None,
             },
         },
@@ -87,7 +89,7 @@ fn table(from: &str, event: &Event) -> Option<&'static str> {
         ("submitted", Event::CheckClaimed { .. }) => Some("submitted"),
         ("submitted", Event::Unresolvable { .. }) => Some("parked"),
         ("submitted" | "parked", Event::Committed { .. }) => Some("done"),
-        ("submitted" | "parked", Event::Conflicted { retry_at, .. }) => retried(retry_at),
+        ("preparing" | "submitted" | "parked", Event::Conflicted { retry_at, .. }) => retried(retry_at),
         _ => None,
     }
 }
@@ -161,6 +163,75 @@ fn records_survive_their_own_encoding() {
     let back: Transaction = serde_json::from_str(&json).expect("decodes");
     assert_eq!(json, serde_json::to_string(&back).expect("encodes"));
     assert_eq!(back.expires_at(), Some(now().plus(Duration::from_secs(2))));
+}
+
+#[test]
+fn the_keys_touched_are_kept_once_with_the_attempt() {
+    let all = events();
+    let mut sent = prepared("t1");
+    sent.touched = Some(ReadWriteSet::new(["c/b".to_owned()], ["c/a".to_owned()]));
+    let touched = sent.touched.clone();
+    let tx = Transaction::accept(request(), None, now());
+    let tx = tx.apply(all[0].clone(), now()).expect("legal");
+    let check_at = now();
+    let tx = tx
+        .apply(Event::Prepared { sent, check_at }, now())
+        .expect("legal");
+    assert_eq!(tx.history[0].touched, touched);
+    assert_eq!(tx.state.sent().expect("sent").touched, None);
+    // It stays with its attempt, when that has ended and another one is prepared.
+    let mut tx = tx;
+    for n in [8, 0, 3] {
+        tx = tx.apply(all[n].clone(), now()).expect("legal");
+    }
+    assert_eq!(
+        (&tx.history[0].touched, &tx.history[1].touched),
+        (&touched, &None)
+    );
+    let json = serde_json::to_string(&tx).expect("encodes");
+    let back: Transaction = serde_json::from_str(&json).expect("decodes");
+    assert_eq!(back.history, tx.history);
+}
+
+#[test]
+fn sets_of_keys_are_sorted_and_bounded() {
+    let keys = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let few = ReadWriteSet::new(keys(&["c/b", "c/a", "c/b"]), keys(&["c/z"]));
+    assert_eq!(few.reads, ["c/a", "c/b"]);
+    assert_eq!((few.writes, few.truncated), (keys(&["c/z"]), false));
+    let many = |n: usize| (0..n).map(|n| format!("c/{n:05}"));
+    let full = ReadWriteSet::new(many(200), many(56));
+    assert!(!full.truncated);
+    let cut = ReadWriteSet::new(many(100_000), many(57));
+    assert_eq!(
+        (cut.reads.len(), cut.writes.len(), cut.truncated),
+        (199, 57, true)
+    );
+    let long = ReadWriteSet::new([], ["k".repeat(ReadWriteSet::MAX_BYTES), "l".to_owned()]);
+    assert_eq!((long.writes.len(), long.truncated), (1, true));
+}
+
+#[test]
+fn records_of_before_still_open_and_codes_are_kept_with_the_ending() {
+    let all = events();
+    let mut tx = Transaction::accept(request(), None, now());
+    for n in [0, 3] {
+        tx = tx.apply(all[n].clone(), now()).expect("legal");
+    }
+    // Nothing new is written where there is nothing to say, so this is how a record looked before.
+    let json = serde_json::to_string(&tx).expect("encodes");
+    assert!(!json.contains("touched"), "{json}");
+    serde_json::from_str::<Transaction>(&json).expect("decodes");
+    let receipt: Receipt =
+        serde_json::from_str(r#"{"tx_id":"t1","block":7,"result":null}"#).expect("decodes");
+    assert_eq!(receipt.code, None);
+    let receipt = Receipt {
+        code: Some("VALID".into()),
+        ..receipt
+    };
+    let tx = tx.apply(Event::Committed { receipt }, now()).expect("legal");
+    let ending = tx.history[0].ending.as_ref().expect("ended");
+    assert_eq!((ending.code.as_deref(), &ending.message), (Some("VALID"), &None));
 }
 
 #[test]

@@ -233,6 +233,11 @@ impl Gateway {
         Ok(lane.ledger().query(query).await?)
     }
 
+    /// The contract that a call to this ledger means if it names none.
+    pub fn default_contract(&self, ledger: &str) -> Option<&str> {
+        self.0.lanes.get(ledger)?.ledger().default_contract()
+    }
+
     /// The fault of a ledger name that is not configured.
     pub fn unknown_ledger(&self, name: &str) -> FieldError {
         validate::unknown_ledger(name, self.0.lanes.keys())

@@ -22,7 +22,7 @@ pub(crate) struct BodyLimits {
     pub(crate) time: Duration,
 }
 
-/// A transaction as a client sends it. The fields that have to be there are optional here, so that all that
+/// A transaction as a client sends it. Fields that have to be there are optional here, so that all that
 /// are missing can be told.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
@@ -52,12 +52,16 @@ pub(crate) struct QueryBody {
     args: Vec<Argument>,
 }
 
-/// The three names that every call has, or which of them are missing.
+/// The three names that every call has, or which of them are missing. A contract that is left out is the
+/// ledger's default: put in here, so that from here on it is the same request as one that names it (I5).
 fn call(
+    gateway: &Gateway,
     ledger: Option<String>,
     contract: Option<String>,
     function: Option<String>,
 ) -> Result<(String, String, String), ApiError> {
+    let default = || Some(gateway.default_contract(ledger.as_deref()?)?.to_owned());
+    let contract = contract.or_else(default);
     match (ledger, contract, function) {
         (Some(ledger), Some(contract), Some(function)) => Ok((ledger, contract, function)),
         (ledger, contract, function) => {
@@ -69,7 +73,10 @@ fn call(
             let missing = there.into_iter().filter(|(_, there)| !there);
             let faults = missing.map(|(pointer, _)| FieldError {
                 pointer: pointer.to_owned(),
-                detail: "is missing".to_owned(),
+                detail: match pointer {
+                    "/contract" => "is missing, and the ledger has no default_contract".to_owned(),
+                    _ => "is missing".to_owned(),
+                },
             });
             Err(ApiError::fields(Code::InvalidFields, faults.collect()))
         }
@@ -78,8 +85,8 @@ fn call(
 
 impl QueryBody {
     /// The ledger's name, and what to ask it.
-    pub(crate) fn into_query(self) -> Result<(String, Query), ApiError> {
-        let (ledger, contract, function) = call(self.ledger, self.contract, self.function)?;
+    pub(crate) fn into_query(self, gateway: &Gateway) -> Result<(String, Query), ApiError> {
+        let (ledger, contract, function) = call(gateway, self.ledger, self.contract, self.function)?;
         let query = Query {
             contract,
             function,
@@ -116,7 +123,7 @@ fn unique_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
 
 impl SubmitBody {
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
-        let (ledger, contract, function) = call(self.ledger, self.contract, self.function)?;
+        let (ledger, contract, function) = call(gateway, self.ledger, self.contract, self.function)?;
         let Some(ledger) = LedgerName::new(&ledger) else {
             return Err(ApiError::fields(
                 Code::InvalidFields,

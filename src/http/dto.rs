@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::domain::{Argument, Attempt, AttemptOutcome, State, Timestamp, Transaction, TransactionId};
+use crate::domain::{
+    Argument, Attempt, AttemptOutcome, ReadWriteSet, State, Timestamp, Transaction, TransactionId,
+};
 use crate::gateway::LaneStatus;
 
 fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
@@ -42,6 +44,7 @@ pub(crate) struct TransactionView<'a> {
     #[serde(serialize_with = "rfc3339_or_null")]
     expires_at: Option<Timestamp>,
     block: Option<u64>,
+    ledger_code: Option<&'a str>,
     result: Option<&'a RawValue>,
     metadata: &'a BTreeMap<String, String>,
 }
@@ -94,6 +97,7 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
             finished_at: tx.is_settled().then_some(tx.updated_at),
             expires_at: tx.expires_at(),
             block: receipt.map(|receipt| receipt.block),
+            ledger_code: receipt.and_then(|receipt| receipt.code.as_deref()),
             result: receipt.and_then(|receipt| receipt.result.as_deref()),
             metadata: &request.metadata,
         }
@@ -128,6 +132,7 @@ struct AttemptView<'a> {
     outcome: Option<AttemptOutcome>,
     code: Option<&'a str>,
     message: Option<&'a str>,
+    touched: Option<&'a ReadWriteSet>,
 }
 
 impl<'a> From<&'a Transaction> for AttemptsView<'a> {
@@ -151,6 +156,7 @@ impl<'a> From<&'a Attempt> for AttemptView<'a> {
             outcome: ending.map(|ending| ending.outcome),
             code: ending.and_then(|ending| ending.code.as_deref()),
             message: ending.and_then(|ending| ending.message.as_deref()),
+            touched: attempt.touched.as_ref(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn query(
     body: Body,
 ) -> Result<Response, ApiError> {
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
-    let (ledger, query) = body.into_query()?;
+    let (ledger, query) = body.into_query(&api.gateway)?;
     let result = api.gateway.query(&ledger, &query).await?;
     Ok(json(StatusCode::OK, &ResultView { result }))
 }

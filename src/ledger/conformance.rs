@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError};
-use crate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Prepared, Request};
+use crate::domain::{Argument, Checkpoint, LedgerName, LedgerTxId, Outcome, Prepared, Request};
 
 /// How long an outcome may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,13 +58,23 @@ pub(crate) async fn outcomes_of(stream: &mut Outcomes, ids: &[&LedgerTxId]) -> H
     let mut found = HashMap::new();
     let collect = async {
         while !ids.iter().all(|id| found.contains_key(*id)) {
-            found.extend(stream.next().await.expect("the stream goes on"));
+            found.extend(stream.next().await.expect("the stream goes on").outcomes);
         }
     };
     tokio::time::timeout(PATIENCE, collect)
         .await
         .expect("outcomes arrive in time");
     found
+}
+
+/// A stream of outcomes that is up, which its first group shows.
+async fn listen(ledger: &dyn LedgerBackend) -> Outcomes {
+    let mut stream = ledger.outcomes(None);
+    let first = tokio::time::timeout(PATIENCE, stream.next())
+        .await
+        .expect("in time");
+    let first = first.expect("the stream goes on");
+    stream::iter([first]).chain(stream).boxed()
 }
 
 /// Runs the whole suite.
@@ -75,6 +85,7 @@ pub(crate) async fn run(ledger: &dyn LedgerBackend, calls: &Calls) {
     the_same_bytes_take_effect_once(ledger, calls).await;
     of_two_that_read_the_same_one_commits(ledger, calls).await;
     strangers_do_not_conflict(ledger, calls).await;
+    a_stream_goes_on_where_its_reader_stopped(ledger, calls).await;
     nonsense_is_refused(ledger, calls).await;
 }
 
@@ -99,7 +110,7 @@ async fn preparing_has_no_effect(ledger: &dyn LedgerBackend, calls: &Calls) {
 
 async fn a_submission_is_told_looked_up_and_seen(ledger: &dyn LedgerBackend, calls: &Calls) {
     let before = number(ledger, calls, "told").await;
-    let mut stream = ledger.outcomes();
+    let mut stream = listen(ledger).await;
     let sent = prepare(ledger, &(calls.add)("told", 5)).await;
     ledger.submit(&sent).await.expect("taken");
     let told = outcomes_of(&mut stream, &[&sent.tx_id]).await;
@@ -123,7 +134,7 @@ async fn the_same_bytes_take_effect_once(ledger: &dyn LedgerBackend, calls: &Cal
         return;
     }
     let before = number(ledger, calls, "once").await;
-    let mut stream = ledger.outcomes();
+    let mut stream = listen(ledger).await;
     let sent = prepare(ledger, &(calls.add)("once", 1)).await;
     ledger.submit(&sent).await.expect("taken");
     ledger.submit(&sent).await.expect("a resend is no error");
@@ -151,7 +162,7 @@ async fn the_same_bytes_take_effect_once(ledger: &dyn LedgerBackend, calls: &Cal
 
 async fn of_two_that_read_the_same_one_commits(ledger: &dyn LedgerBackend, calls: &Calls) {
     let before = number(ledger, calls, "hot").await;
-    let mut stream = ledger.outcomes();
+    let mut stream = listen(ledger).await;
     let one = prepare(ledger, &(calls.add)("hot", 1)).await;
     let two = prepare(ledger, &(calls.add)("hot", 1)).await;
     ledger.submit(&one).await.expect("taken");
@@ -170,7 +181,7 @@ async fn of_two_that_read_the_same_one_commits(ledger: &dyn LedgerBackend, calls
 }
 
 async fn strangers_do_not_conflict(ledger: &dyn LedgerBackend, calls: &Calls) {
-    let mut stream = ledger.outcomes();
+    let mut stream = listen(ledger).await;
     let requests: Vec<Request> = (0..32)
         .map(|n| (calls.add)(&format!("stranger-{n}"), 1))
         .collect();
@@ -183,6 +194,56 @@ async fn strangers_do_not_conflict(ledger: &dyn LedgerBackend, calls: &Calls) {
     for id in ids {
         assert!(matches!(told[id], Outcome::Committed(_)), "{:?}", told[id]);
     }
+}
+
+/// For ledgers that resume: what is settled while nobody listens is told to whoever comes with a checkpoint.
+async fn a_stream_goes_on_where_its_reader_stopped(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let mut stream = listen(ledger).await;
+    let before = prepare(ledger, &(calls.add)("resumed", 1)).await;
+    ledger.submit(&before).await.expect("taken");
+    let mut checkpoint = None;
+    let told = async {
+        loop {
+            let group = stream.next().await.expect("the stream goes on");
+            assert!(checkpoint <= group.checkpoint, "it never goes back");
+            checkpoint = group.checkpoint;
+            if group.outcomes.iter().any(|(id, _)| *id == before.tx_id) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("in time");
+    drop(stream);
+    let Some(checkpoint) = checkpoint else {
+        return;
+    };
+    let mut unheard = Vec::new();
+    for name in ["unheard-1", "unheard-2", "unheard-3"] {
+        let sent = prepare(ledger, &(calls.add)(name, 1)).await;
+        ledger.submit(&sent).await.expect("taken");
+        let known = async {
+            while matches!(ledger.lookup(&sent.tx_id).await, Outcome::Unknown(_)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, known).await.expect("in time");
+        unheard.push(sent.tx_id);
+    }
+    let mut stream = ledger.outcomes(Some(checkpoint));
+    let ids: Vec<&LedgerTxId> = unheard.iter().collect();
+    let told = outcomes_of(&mut stream, &ids).await;
+    for id in ids {
+        assert!(matches!(told[id], Outcome::Committed(_)), "{:?}", told[id]);
+    }
+    assert!(
+        !told.contains_key(&before.tx_id),
+        "that was told before the checkpoint"
+    );
+    // Of a ledger that was set up anew, the old checkpoint says nothing.
+    let mut stream = ledger.outcomes(Some(Checkpoint(u64::MAX / 2)));
+    let sent = prepare(ledger, &(calls.add)("resumed", 1)).await;
+    ledger.submit(&sent).await.expect("taken");
+    outcomes_of(&mut stream, &[&sent.tx_id]).await;
 }
 
 async fn nonsense_is_refused(ledger: &dyn LedgerBackend, calls: &Calls) {

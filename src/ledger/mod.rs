@@ -4,6 +4,7 @@
 //! the worker stores both; only then [`submit`](LedgerBackend::submit) sends them. A crash anywhere finds
 //! either nothing sent, or an identifier to look up and the very bytes to send again (I2).
 
+pub mod fabric;
 pub mod simulator;
 
 #[cfg(test)]
@@ -11,11 +12,10 @@ pub(crate) mod conformance;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::domain::{Argument, Cause, LedgerTxId, Outcome, Prepared, Request};
+use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request};
 
 /// Why a request can never work on this ledger: told to the caller before anything is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -33,6 +33,12 @@ pub enum PrepareError {
     /// The contract or the ledger refuses the call for good.
     #[error("rejected: {0}")]
     Rejected(Cause),
+    /// Those who endorse see different states of what it reads, which a moment later is over.
+    #[error("conflict: {0}")]
+    Conflict(Cause),
+    /// This request cannot be prepared now, for a reason that does not concern others; try later.
+    #[error("postponed: {0}")]
+    Postponed(Cause),
     /// The ledger could not be reached or is not ready; try later.
     #[error("unavailable: {0}")]
     Unavailable(Cause),
@@ -64,7 +70,7 @@ pub enum QueryError {
 }
 
 /// A read-only contract call, answered by the ledger at once and never queued.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Query {
     /// The contract to call.
     pub contract: String,
@@ -74,8 +80,18 @@ pub struct Query {
     pub args: Vec<Argument>,
 }
 
-/// Final outcomes of submissions, in groups as the ledger settles them (a block at a time).
-pub type Outcomes = BoxStream<'static, Vec<(LedgerTxId, Outcome)>>;
+/// What a ledger settled at once, such as a block.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Final outcomes. May be empty: then only the checkpoint is news.
+    pub outcomes: Vec<(LedgerTxId, Outcome)>,
+    /// Where to go on once these and all before them are stored; `None` if this ledger cannot resume.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// What a ledger settles, in its order. It is read no faster than it can be stored, so a backend has to hold
+/// back, or drop what look-ups find.
+pub type Outcomes = BoxStream<'static, Settled>;
 
 /// One ledger.
 ///
@@ -91,6 +107,11 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// # Errors
     /// [`Unacceptable`] names the field and the remedy.
     fn check(&self, request: &Request) -> Result<(), Unacceptable>;
+
+    /// The contract that a call means if it names none.
+    fn default_contract(&self) -> Option<&str> {
+        None
+    }
 
     /// Whether the ledger lets a submission with one identifier take effect at most once, so that the
     /// same bytes may be sent again. If not, what cannot be looked up is parked.
@@ -109,10 +130,15 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// [`SubmitError`].
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError>;
 
-    /// Outcomes from now on: [`Outcome::Committed`], [`Outcome::Conflict`] and [`Outcome::Rejected`] only.
-    /// Submissions of others may be among them. The stream may miss some (a slow reader, a lost
-    /// connection); `lookup` finds those.
-    fn outcomes(&self) -> Outcomes;
+    /// Outcomes of all that was settled since the group that told the checkpoint `from`, and from now on;
+    /// without one, or if this ledger cannot resume, from now on: of what is submitted after its first group none
+    /// should be missed. [`Outcome::Committed`], [`Outcome::Conflict`] and [`Outcome::Rejected`] only.
+    ///
+    /// Submissions of others may be among them, and outcomes may be told more than once. The stream may miss
+    /// some (a slow reader, a lost connection); `lookup` finds those. A ledger that resumes tells an empty
+    /// group with a checkpoint as soon as it knows where it begins. A checkpoint past its end (the ledger was
+    /// set up anew) means from now on.
+    fn outcomes(&self, from: Option<Checkpoint>) -> Outcomes;
 
     /// What became of one submission. [`Outcome::Unknown`] if the ledger has no final word on it (yet).
     async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome;

@@ -28,27 +28,27 @@ pub(crate) fn transaction(ledger: &str, key: Option<&str>) -> Transaction {
     Transaction::accept(request, key.map(str::to_owned), now())
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     use crate::clock::Clock;
     crate::clock::SystemClock.now()
 }
 
-fn soon() -> Timestamp {
+pub(super) fn soon() -> Timestamp {
     now().plus(Duration::from_secs(3_600))
 }
 
-fn main_ledger() -> LedgerName {
+pub(super) fn main_ledger() -> LedgerName {
     LedgerName::new("main").expect("valid name")
 }
 
 /// Runs a test against every store, each in a place of its own.
-fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Arc<dyn TransactionStore>) -> F) {
+pub(super) fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Arc<dyn TransactionStore>) -> F) {
     for place in Place::all() {
         runtime().block_on(async { test(place.open().await).await });
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -59,7 +59,7 @@ fn ids(due: &Due) -> Vec<TransactionId> {
     due.marks.iter().map(|mark| mark.id).collect()
 }
 
-async fn step(store: &dyn TransactionStore, old: &Transaction, event: Event) -> Transaction {
+pub(super) async fn step(store: &dyn TransactionStore, old: &Transaction, event: Event) -> Transaction {
     let new = old.apply(event, now()).expect("legal");
     let change = Change {
         old: old.clone(),
@@ -69,7 +69,7 @@ async fn step(store: &dyn TransactionStore, old: &Transaction, event: Event) -> 
     new
 }
 
-fn claimed(until: Timestamp) -> Event {
+pub(super) fn claimed(until: Timestamp) -> Event {
     Event::Claimed {
         lease: Lease {
             owner: "w".into(),
@@ -78,20 +78,22 @@ fn claimed(until: Timestamp) -> Event {
     }
 }
 
-fn prepared(check_at: Timestamp) -> Event {
+pub(super) fn prepared(check_at: Timestamp) -> Event {
     let sent = Prepared {
         tx_id: LedgerTxId("t".into()),
         envelope: String::new(),
         response: None,
+        touched: None,
     };
     Event::Prepared { sent, check_at }
 }
 
-fn committed() -> Event {
+pub(super) fn committed() -> Event {
     Event::Committed {
         receipt: Receipt {
             tx_id: LedgerTxId("t".into()),
             block: 1,
+            code: None,
             result: None,
         },
     }

@@ -12,6 +12,8 @@ mod signals;
 pub(crate) mod conformance;
 #[cfg(test)]
 mod places;
+#[cfg(test)]
+mod resume_tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +25,7 @@ use tokio::sync::Notify;
 
 pub(crate) use signals::DueSignals;
 
-use crate::domain::{LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{Checkpoint, LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -277,6 +279,32 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Up to `limit` transactions of a ledger that may be on their way there ([`Stage::Submitted`]). May leave
+    /// out some if very many others wait for another try.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn submitted(&self, ledger: &LedgerName, limit: usize) -> Result<Vec<Transaction>, StoreError> {
+        let filter = Filter {
+            ledger: Some(ledger.clone()),
+            stage: Some(Stage::Submitted),
+            ..Filter::default()
+        };
+        Ok(self.list(&filter, None, limit).await?.items)
+    }
+
+    /// Where the outcomes of this ledger go on that are not stored yet; `None` if that was never noted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn checkpoint(&self, ledger: &LedgerName) -> Result<Option<Checkpoint>, StoreError>;
+
+    /// Notes that all outcomes before `to` are stored. It never goes back: a later one that is noted stays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn advance_checkpoint(&self, ledger: &LedgerName, to: Checkpoint) -> Result<(), StoreError>;
 
     /// How many transactions are not settled. Exact for what this process changed; a store that processes
     /// share may be seconds behind the others.

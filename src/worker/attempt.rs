@@ -157,6 +157,14 @@ impl Lane {
                     Event::Prepared { sent, check_at }
                 }
                 Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
+                Err(PrepareError::Conflict(cause)) => {
+                    let retry_at = self.retry_at(&self.parts.retry.conflict, tx.conflicts + 1);
+                    Event::Conflicted { cause, retry_at }
+                }
+                Err(PrepareError::Postponed(cause)) => {
+                    let retry_at = self.retry_at(&self.parts.retry.outage, tx.outages + 1);
+                    Event::Unavailable { cause, retry_at }
+                }
                 Err(PrepareError::Unavailable(cause)) => {
                     self.gate.ledger_failed(self.parts.name.as_str(), &cause);
                     let retry_at = self.retry_at(&self.parts.retry.outage, tx.outages + 1);
@@ -222,7 +230,7 @@ impl Lane {
                 }
             }
         }
-        self.settle(settled).await?;
+        self.settle(&settled).await?;
         self.store_changes(parked).await?;
         self.parts.metrics.resends.increment(resends.len() as u64);
         self.submit(resends, tenure).await
@@ -253,7 +261,7 @@ impl Lane {
                 }
             }
         }
-        self.settle(rejected).await
+        self.settle(&rejected).await
     }
 
     /// No call to a ledger may take longer than half a lease: a ledger that hangs is one that is unavailable,

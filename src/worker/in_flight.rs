@@ -18,7 +18,7 @@ struct Awaited {
     tx: Transaction,
     /// By the monotonic clock: a wall clock that is set back must not hold the slot.
     until: Instant,
-    _slot: Slot,
+    _slot: Option<Slot>,
 }
 
 #[derive(Default)]
@@ -38,10 +38,27 @@ impl InFlight {
                 Awaited {
                     tx,
                     until,
-                    _slot: slot,
+                    _slot: Some(slot),
                 },
             );
         }
+    }
+
+    /// Awaits the outcome of one that was sent before, by this process or another, unless it is awaited already.
+    pub(crate) fn adopt(&self, tx: Transaction, slot: Option<Slot>, at_most: Duration) {
+        if let State::Submitted { sent, .. } = &tx.state {
+            let (tx_id, until) = (sent.tx_id.clone(), Instant::now() + at_most);
+            self.map().entry(tx_id).or_insert(Awaited {
+                tx,
+                until,
+                _slot: slot,
+            });
+        }
+    }
+
+    /// Whether this outcome is awaited.
+    pub(crate) fn awaits(&self, tx_id: &LedgerTxId) -> bool {
+        self.map().contains_key(tx_id)
     }
 
     /// The transaction that waits for this outcome, which now waits no more. Its slot is free.

@@ -10,6 +10,7 @@
 //!   transaction in backoff holds none.
 //! - A permit is taken for everything that may send, before it is claimed and again at the send (I6).
 //! - Nothing is sent by a lane that may have been replaced: it asks its [`Tenure`] at the last moment.
+//! - Before anything is sent, the lane listens for outcomes, from where the last one to have it was (`resume.rs`).
 //! - A crash leaves records in `Preparing` (the lease runs out: nothing was sent) or `Submitted` (the check
 //!   falls due: the ledger is asked, and the same bytes sent again if it has not seen them). The store's due
 //!   mark brings both back to this lane.
@@ -18,19 +19,21 @@ mod attempt;
 mod gate;
 mod in_flight;
 mod limiter;
+mod resume;
 mod settle;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::gate::Gate;
 use self::in_flight::InFlight;
 use self::limiter::RateLimiter;
+use self::resume::Subscription;
 use crate::clock::Clock;
 use crate::config::WorkerSettings;
 use crate::domain::{Cause, LedgerName, RetryPolicy, TransactionId};
@@ -120,13 +123,18 @@ impl Lane {
     /// Works until `stop`, then waits for what is in flight, at most `drain` long. What is not settled by
     /// then is stored and goes on at the next start.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, drain: Duration) {
-        // Subscribed before anything is sent, so no outcome is missed.
-        let outcomes = self.parts.ledger.outcomes();
-        let drained = CancellationToken::new();
-        let mut settling = self
+        let (subscribe, subscribed) = mpsc::unbounded_channel();
+        let (reached, keeping) = watch::channel(None);
+        let lane = Arc::clone(&self);
+        let keeper = self
             .parts
             .tasks
-            .spawn(Arc::clone(&self).settle_outcomes(outcomes, drained.clone()));
+            .spawn(async move { lane.keep_checkpoint(keeping).await });
+        let drained = CancellationToken::new();
+        let mut settling =
+            self.parts
+                .tasks
+                .spawn(Arc::clone(&self).settle_outcomes(subscribed, reached, drained.clone()));
         let mut intake = Intake::default();
         while !stop.is_cancelled() {
             tokio::select! {
@@ -136,7 +144,7 @@ impl Lane {
                     tracing::error!(ledger = %self.parts.name, ?ended, "settling outcomes ended by itself");
                     return;
                 }
-                result = self.consume(&mut intake) => {
+                result = self.consume(&mut intake, &subscribe) => {
                     intake.give_back();
                     if let Err(error) = result
                         && !std::mem::replace(&mut intake.waits, true)
@@ -166,11 +174,18 @@ impl Lane {
         if let Err(error) = settling.await {
             tracing::error!(ledger = %self.parts.name, %error, "settling outcomes ended badly");
         }
+        if let Err(error) = keeper.await {
+            tracing::error!(ledger = %self.parts.name, %error, "keeping the checkpoint ended badly");
+        }
     }
 
     /// Consumes until the queue fails, or until ledger or store have been out of reach for so long that another
     /// worker should have the lane. Cancel safe: what was delivered and not yet begun is in `intake`.
-    async fn consume(self: &Arc<Self>, intake: &mut Intake) -> Result<(), QueueError> {
+    async fn consume(
+        self: &Arc<Self>,
+        intake: &mut Intake,
+        subscribe: &mpsc::UnboundedSender<Subscription>,
+    ) -> Result<(), QueueError> {
         let parts = &self.parts;
         let consumer = intake.consumer.insert(parts.queue.consume(&parts.name).await?);
         let carried = &mut intake.carried;
@@ -181,13 +196,23 @@ impl Lane {
         if std::mem::take(&mut intake.waits) {
             tracing::info!(ledger = %parts.name, "the lane has its queue again");
         }
+        let patience = parts.settings.lease / 2;
+        let pass = || self.gate.pass(parts.name.as_str(), &*parts.ledger, patience);
         loop {
-            let patience = parts.settings.lease / 2;
-            if !self
-                .gate
-                .pass(parts.name.as_str(), &*parts.ledger, patience)
-                .await
-            {
+            if !pass().await {
+                return Ok(());
+            }
+            match self.resume(&tenure).await {
+                Ok(subscription) => {
+                    // Whoever settles outlives this loop.
+                    let _settling = subscribe.send(subscription);
+                    break;
+                }
+                Err(error) => self.gate.store_failed(parts.name.as_str(), &error),
+            }
+        }
+        loop {
+            if !pass().await {
                 return Ok(());
             }
             if carried.is_empty() {

@@ -1,54 +1,101 @@
 //! What the ledger said, stored and told.
+//!
+//! Outcomes are stored in the order in which they are told, and the checkpoint moves behind them (`resume.rs`
+//! has the rule). A crash before an outcome is stored leaves its record submitted: it is told again, or looked up.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Lane;
-use crate::domain::{AttemptOutcome, Event, Outcome, State, Transaction};
-use crate::ledger::Outcomes;
+use super::resume::Subscription;
+use crate::domain::{AttemptOutcome, Checkpoint, Event, LedgerTxId, Outcome, State, Transaction};
+use crate::ledger::Settled;
 use crate::store::{self, Change, StoreError};
 
 /// How often entries whose check is due are let go.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// Between two tries to store what the store refused.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A record moves under an outcome only when a check is claimed at the same moment, which is rare; whoever
 /// loses this often leaves it to the next check.
 const RACES: usize = 3;
 
 impl Lane {
-    /// Settles outcomes as they come, until `stop`.
-    pub(super) async fn settle_outcomes(self: Arc<Self>, mut outcomes: Outcomes, stop: CancellationToken) {
+    /// Settles outcomes as they come, from the latest subscription, until `stop`. Tells how far it has come.
+    pub(super) async fn settle_outcomes(
+        self: Arc<Self>,
+        mut subscribed: mpsc::UnboundedReceiver<Subscription>,
+        reached: watch::Sender<Option<Checkpoint>>,
+        stop: CancellationToken,
+    ) {
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut open = true;
+        let mut current: Option<Subscription> = None;
+        // Whether everything since it was subscribed is stored.
+        let mut is_whole = true;
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = sweep.tick() => self.in_flight.release_due(),
-                group = outcomes.next(), if open => match group {
-                    Some(group) => {
-                        let ours = group
-                            .into_iter()
-                            .filter_map(|(tx_id, outcome)| Some((self.in_flight.take(&tx_id)?, outcome)));
-                        // What could not be stored, the ledger is asked for again.
-                        if let Err(error) = self.settle(ours.collect()).await {
-                            self.gate.store_failed(self.parts.name.as_str(), &error);
+                Some(newer) = subscribed.recv() => (current, is_whole) = (Some(newer), true),
+                group = next(&mut current) => match group {
+                    Some(Settled { outcomes, checkpoint }) => {
+                        is_whole &= self.settle_group(outcomes, &stop).await;
+                        let may = current.as_ref().is_some_and(|current| current.tenure.holds());
+                        if is_whole && may && checkpoint.is_some() {
+                            reached.send_replace(checkpoint);
                         }
                     }
                     // Checks find the outcomes from now on.
                     None => {
                         tracing::error!(ledger = %self.parts.name, "the ledger tells no outcomes any more; it is asked for each");
-                        open = false;
+                        current = None;
                     }
                 },
             }
         }
     }
 
+    /// Stores those outcomes that this lane waits for, however often it has to try. Answers whether it did.
+    async fn settle_group(&self, outcomes: Vec<(LedgerTxId, Outcome)>, stop: &CancellationToken) -> bool {
+        let ours = outcomes
+            .into_iter()
+            .filter_map(|(tx_id, outcome)| Some((self.in_flight.take(&tx_id)?, outcome)));
+        let ours: Vec<_> = ours.collect();
+        if ours.is_empty() {
+            return true;
+        }
+        loop {
+            let name = self.parts.name.as_str();
+            match self.settle(&ours).await {
+                Ok(()) => {
+                    self.gate.store_worked(name);
+                    return true;
+                }
+                Err(error) => {
+                    self.gate.store_failed(name, &error);
+                    // Trying again would not help, and others wait; the ledger is asked for these.
+                    if matches!(error, StoreError::Damaged(_)) {
+                        return false;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(STORE_PAUSE) => self.in_flight.release_due(),
+            }
+        }
+    }
+
     /// Stores the outcomes of submitted transactions in one commit.
-    pub(super) async fn settle(&self, mut group: Vec<(Transaction, Outcome)>) -> Result<(), StoreError> {
+    pub(super) async fn settle(&self, group: &[(Transaction, Outcome)]) -> Result<(), StoreError> {
+        let mut group = Cow::Borrowed(group);
         for _ in 0..RACES {
             let now = self.parts.clock.now();
             let changes: Vec<_> = group
@@ -67,7 +114,7 @@ impl Lane {
                 return Ok(());
             }
             let mut moved = Vec::new();
-            for (old, outcome) in group {
+            for (old, outcome) in group.iter() {
                 if stored.iter().any(|new| new.id == old.id) {
                     continue;
                 }
@@ -75,10 +122,10 @@ impl Lane {
                     && let (Some(sent), Some(was)) = (newer.state.sent(), old.state.sent())
                     && sent.tx_id == was.tx_id
                 {
-                    moved.push((newer, outcome));
+                    moved.push((newer, outcome.clone()));
                 }
             }
-            group = moved;
+            group = Cow::Owned(moved);
         }
         Ok(())
     }
@@ -141,5 +188,13 @@ impl Lane {
         };
         metrics.settled(outcome, tx.updated_at.since(tx.created_at));
         tracing::debug!(tx.id = %tx.id, outcome, attempts = tx.attempts, "settled");
+    }
+}
+
+/// The next group; never, while there is no subscription.
+async fn next(current: &mut Option<Subscription>) -> Option<Settled> {
+    match current {
+        Some(subscription) => subscription.outcomes.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -9,10 +9,11 @@
 //! e deadline-ms id                  deadline of one that waits for a try
 //! i key                             idempotency key -> id
 //! c ledger 0 status                 how many
+//! k ledger                          where its outcomes go on: checkpoint
 //! q id                              a record that a repair set aside; its idempotency entry stays
 //! ```
 //!
-//! Every entry but `m`, `c` and `q` follows from the record alone ([`index`]), so the indexes can be rebuilt;
+//! Every entry but `m`, `c`, `k` and `q` follows from the record alone ([`index`]), so the indexes can be rebuilt;
 //! an `a` stands in the place of its `d`.
 //! Ledger names hold no zero byte, and numbers are big-endian, so byte order is the order wanted.
 
@@ -70,6 +71,15 @@ pub(super) fn idempotency(key: &str) -> Vec<u8> {
 
 pub(super) fn count(ledger: &LedgerName, status: Status) -> Vec<u8> {
     [b"c", ledger.as_str().as_bytes(), &[0, status_byte(status)]].concat()
+}
+
+pub(super) fn checkpoint(ledger: &LedgerName) -> Vec<u8> {
+    [b"k", ledger.as_str().as_bytes()].concat()
+}
+
+/// The number in a value; `None` if there is none that can be read.
+pub(super) fn number(value: Option<Vec<u8>>) -> Option<u64> {
+    Some(u64::from_be_bytes(value?.try_into().ok()?))
 }
 
 /// What a counter's key counts.

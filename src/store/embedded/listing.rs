@@ -8,7 +8,7 @@ use std::ops::{ControlFlow, Range};
 use super::keys;
 use super::record;
 use super::writer::store_error;
-use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
 use crate::kv::{KvEngine, Order};
 use crate::store::{Filter, Page, StoreError};
 
@@ -152,6 +152,38 @@ pub(super) fn settled_before(
                 }
             }
         }
+    }
+    Ok(found)
+}
+
+/// Up to `limit` submitted records of a ledger. They are among those that a worker has looked at before, which
+/// are few beside a long backlog; at [`MAX_LOOKED_AT`] of them it ends.
+pub(super) fn submitted(
+    engine: &dyn KvEngine,
+    ledger: &LedgerName,
+    limit: usize,
+) -> Result<Vec<Transaction>, StoreError> {
+    let mut ids = Vec::new();
+    let due = keys::due_prefix(ledger, 1);
+    for prefix in [keys::announced(&due), due] {
+        let end = super::after(&prefix);
+        engine
+            .scan(prefix.as_slice()..&end, Order::Ascending, &mut |key, _| {
+                ids.extend(keys::id(key));
+                if ids.len() >= MAX_LOOKED_AT {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+            .map_err(store_error)?;
+    }
+    let mut found = Vec::new();
+    for id in ids {
+        if found.len() == limit {
+            break;
+        }
+        found.extend(load_one(engine, id)?.filter(|tx| tx.stage() == Some(Stage::Submitted)));
     }
     Ok(found)
 }

@@ -218,6 +218,15 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
             mend(Fix::Delete(key.to_vec()))
         })?;
     }
+    each(engine, b"k", &mut |key, value| {
+        if value.len() == size_of::<u64>() {
+            return Ok(());
+        }
+        report.findings.push(Finding::Stale {
+            key: key.escape_ascii().to_string(),
+        });
+        mend(Fix::Delete(key.to_vec()))
+    })?;
     let mut stored = Counts::new();
     each(
         engine,

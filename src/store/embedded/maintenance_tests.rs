@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Timestamp, Transaction};
+use crate::domain::{Checkpoint, Timestamp, Transaction};
 use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
 use crate::store::embedded::EmbeddedStore;
@@ -111,7 +111,7 @@ async fn everything_that_is_wrong_is_found_and_mended() {
 }
 
 #[tokio::test]
-async fn compaction_keeps_every_record_and_gives_back_space() {
+async fn compaction_keeps_every_record_and_checkpoint_and_gives_back_space() {
     for kind in EngineKind::ALL {
         let place = tempfile::tempdir().expect("folder");
         let (folder, all) = filled(kind, place.path()).await;
@@ -125,13 +125,36 @@ async fn compaction_keeps_every_record_and_gives_back_space() {
                 batch.delete([b"z", n.to_be_bytes().as_slice()].concat());
             }
         });
+        let ledger = &all[0].request.ledger;
+        let checkpoint = Some(Checkpoint(7));
+        let opened = store(&folder);
+        opened
+            .advance_checkpoint(ledger, Checkpoint(7))
+            .await
+            .expect("notes");
+        drop(opened);
         let (before, after) = compact(&folder, CACHE).expect("compacts");
         assert!(after < before, "{kind}: {before} before, {after} after");
-        let page = store(&folder)
-            .list(&Filter::default(), None, 99)
-            .await
-            .expect("lists");
+        assert_eq!(repair(&folder, CACHE).expect("repairs").findings, [], "{kind}");
+        let opened = store(&folder);
+        let page = opened.list(&Filter::default(), None, 99).await.expect("lists");
         assert_eq!(page.items.len(), all.len(), "{kind}");
+        assert_eq!(
+            opened.checkpoint(ledger).await.expect("reads"),
+            checkpoint,
+            "{kind}"
+        );
+        drop(opened);
+
+        // One that cannot be read is as good as none: outcomes are looked up.
+        tamper(&folder, |_, batch| batch.put(keys::checkpoint(ledger), vec![1]));
+        let found = check(&folder, CACHE).expect("checks").findings;
+        assert!(
+            matches!(found.as_slice(), [Finding::Stale { .. }]),
+            "{kind}: {found:?}"
+        );
+        repair(&folder, CACHE).expect("repairs");
+        assert_eq!(check(&folder, CACHE).expect("checks").findings, [], "{kind}");
     }
 }
 

@@ -30,7 +30,7 @@ pub use maintenance::{Finding, MaintenanceError, Report, check, compact, repair}
 use self::keys::Entry;
 use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
 use super::{Backlog, Change, Due, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
-use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
 use crate::kv::{self, Batch, EngineKind, KvEngine, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
@@ -449,6 +449,32 @@ impl TransactionStore for EmbeddedStore {
         }
         let verdicts = self.write(old.iter().map(removal).collect()).await?;
         Ok(made(&verdicts))
+    }
+
+    async fn submitted(&self, ledger: &LedgerName, limit: usize) -> Result<Vec<Transaction>, StoreError> {
+        let ledger = ledger.clone();
+        self.blocking(move |engine| listing::submitted(engine, &ledger, limit))
+            .await
+    }
+
+    async fn checkpoint(&self, ledger: &LedgerName) -> Result<Option<Checkpoint>, StoreError> {
+        // One that cannot be read is none: what is not told then, look-ups find.
+        let stored = self.engine.get(&keys::checkpoint(ledger)).map_err(store_error)?;
+        Ok(keys::number(stored).map(Checkpoint))
+    }
+
+    async fn advance_checkpoint(&self, ledger: &LedgerName, to: Checkpoint) -> Result<(), StoreError> {
+        let key = keys::checkpoint(ledger);
+        let advance = Mutation {
+            id: TransactionId::from_bytes([0; 16]),
+            expect: Expect::Below(key.clone(), to.0),
+            version: None,
+            puts: vec![(key, to.0.to_be_bytes().to_vec())],
+            deletes: Vec::new(),
+            counts: Vec::new(),
+            wakes: None,
+        };
+        self.write(vec![advance]).await.map(drop)
     }
 
     fn backlog(&self) -> Backlog {

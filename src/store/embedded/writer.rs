@@ -32,11 +32,13 @@ pub(super) enum Expect {
     New { idempotency: Option<Vec<u8>> },
     /// The stored record has this version.
     Version(u64),
+    /// Under this key stands no number, or a lower one than this.
+    Below(Vec<u8>, u64),
     /// This due mark stands, and nothing else in the group changes its record.
     Mark(Vec<u8>),
 }
 
-/// All writes for one record.
+/// All writes for one record, or for what stands beside the records.
 pub(super) struct Mutation {
     pub(super) id: TransactionId,
     pub(super) expect: Expect,
@@ -112,6 +114,7 @@ struct Group {
     batch: Batch,
     versions: HashMap<TransactionId, Option<u64>>,
     idempotency: HashMap<Vec<u8>, TransactionId>,
+    numbers: HashMap<Vec<u8>, u64>,
     counts: HashMap<(LedgerName, Status), i64>,
     wakes: Vec<LedgerName>,
     mutations: usize,
@@ -202,6 +205,14 @@ impl Writer {
                     .and_then(|value| keys::id(&value))
                     .map_or(Verdict::Made, Verdict::Exists))
             }
+            Expect::Below(key, number) => {
+                let stored = match group.numbers.get(key) {
+                    Some(stored) => Some(*stored),
+                    None => keys::number(self.engine.get(key).map_err(store_error)?),
+                };
+                let below = stored.is_none_or(|stored| stored < *number);
+                Ok(if below { Verdict::Made } else { Verdict::Moved })
+            }
             Expect::Mark(key) => {
                 let untouched = !group.versions.contains_key(&mutation.id);
                 let stands = untouched && self.engine.get(key).map_err(store_error)?.is_some();
@@ -283,6 +294,9 @@ impl Group {
         self.mutations += 1;
         match mutation.expect {
             Expect::Mark(_) => {}
+            Expect::Below(key, number) => {
+                self.numbers.insert(key, number);
+            }
             Expect::New { idempotency } => {
                 self.versions.insert(mutation.id, mutation.version);
                 self.idempotency.extend(idempotency.map(|key| (key, mutation.id)));

@@ -65,6 +65,7 @@ fn prepared() -> Event {
         tx_id: LedgerTxId("t\0".to_owned()),
         envelope: "e".repeat(100_000),
         response: Some(raw(r#"{"half":"\ud800","n":1.0}"#)),
+        touched: None,
     };
     let check_at = Timestamp::from_millis(u64::MAX);
     Event::Prepared { sent, check_at }
@@ -90,6 +91,7 @@ async fn every_state_comes_back_to_the_letter() {
     let receipt = Receipt {
         tx_id: LedgerTxId("t\0".to_owned()),
         block: u64::MAX,
+        code: None,
         result: Some(raw(&deep)),
     };
     let tx = step(&store, &tx, Event::Committed { receipt }).await;

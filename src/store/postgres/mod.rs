@@ -65,7 +65,7 @@ use self::session::Sessions;
 use self::writer::Writer;
 use super::{Backlog, Change, Due, DueSignals, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
 use crate::config::PostgresSettings;
-use crate::domain::{LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// How often the unsettled are counted anew; less often if that takes long.
@@ -80,6 +80,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const GET: &str = concat!(record!(), "WHERE t.id = $1");
 const GET_MANY: &str = concat!(record!(), "WHERE t.id = ANY($1)");
 const FIND: &str = concat!(record!(), "WHERE t.idempotency_key = $1");
+const CHECKPOINT: &str = "SELECT next_block FROM checkpoints WHERE ledger = $1";
+const ADVANCE: &str = "\
+INSERT INTO checkpoints AS noted (ledger, next_block) VALUES ($1, $2) \
+ON CONFLICT (ledger) DO UPDATE SET next_block = EXCLUDED.next_block WHERE noted.next_block < EXCLUDED.next_block";
 const PROBE: &str = "UPDATE probe SET at = now()";
 
 /// What the store keeps in memory; all of it can be lost.
@@ -353,6 +357,23 @@ impl TransactionStore for PostgresStore {
         listing::prune(&self.sessions, status, before, limit)
             .await
             .map_err(Failure::into_store_error)
+    }
+
+    async fn checkpoint(&self, ledger: &LedgerName) -> Result<Option<Checkpoint>, StoreError> {
+        let read = async {
+            let rows = self.sessions.rows(sqlx::query(CHECKPOINT).bind(ledger.as_str()));
+            let next: Option<i64> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+            Ok(next.and_then(|next| u64::try_from(next).ok()).map(Checkpoint))
+        };
+        read.await.map_err(Failure::into_store_error)
+    }
+
+    async fn advance_checkpoint(&self, ledger: &LedgerName, to: Checkpoint) -> Result<(), StoreError> {
+        // What does not fit is told again; no ledger has so many blocks.
+        let next = i64::try_from(to.0).unwrap_or(i64::MAX);
+        let advance = sqlx::query(ADVANCE).bind(ledger.as_str()).bind(next);
+        let advanced = self.sessions.rows(advance).await;
+        advanced.map(drop).map_err(Failure::into_store_error)
     }
 
     fn backlog(&self) -> Backlog {

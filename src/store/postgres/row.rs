@@ -182,7 +182,7 @@ pub(super) fn end(tx: &Transaction) -> Option<EndRow> {
             block: Some(i64::try_from(receipt.block).unwrap_or(i64::MAX)),
             error_code: None,
             error_message: None,
-            ledger_code: None,
+            ledger_code: receipt.code.as_deref().map(plain),
         }),
         State::Failed { failure } => Some(EndRow {
             status: Status::Failed.as_str(),

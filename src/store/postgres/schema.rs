@@ -20,11 +20,18 @@ fn migrations() -> Vec<Migration> {
         let kind = MigrationType::Simple;
         Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
     };
-    vec![migration(
-        1,
-        "transactions",
-        include_str!("../../../migrations/0001_transactions.sql"),
-    )]
+    vec![
+        migration(
+            1,
+            "transactions",
+            include_str!("../../../migrations/0001_transactions.sql"),
+        ),
+        migration(
+            2,
+            "checkpoints",
+            include_str!("../../../migrations/0002_checkpoints.sql"),
+        ),
+    ]
 }
 
 /// Where the tables of a database stand.
