@@ -1,4 +1,4 @@
-//! A simulated ledger as a process of its own, for gateways that share one.
+//! A Fabric network for development as a process of its own.
 //!
 //! Its chain is durable in its folder, so a crash loses what no block holds yet and nothing else; gateways look
 //! that up and send it again. A shutdown stores what was taken before it ends.
@@ -15,9 +15,8 @@ use tokio_util::task::TaskTracker;
 use super::UNWIND;
 use super::parts::CHAIN_CACHE_BYTES;
 use crate::clock::SystemClock;
-use crate::config::SimulatorSettings;
+use crate::devnet::{self, NetworkParts, NetworkSettings};
 use crate::kv::{self, EngineKind};
-use crate::ledger::simulator::{self, SimulatorLedger};
 use crate::store::embedded::{DataFolder, FolderError};
 
 /// The file of the chain is `ledger-devnet.redb`.
@@ -28,18 +27,22 @@ const CHAIN: &str = "devnet";
 pub struct DevnetSettings {
     /// Address and port to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Directory of the chain.
+    /// Directory of the chain, and of certificates and keys.
     pub folder: PathBuf,
-    /// How blocks are cut.
-    pub blocks: SimulatorSettings,
+    /// The network.
+    pub network: NetworkSettings,
+    /// Where to serve the control API, if anywhere; port 0 lets the system choose.
+    pub control: Option<SocketAddr>,
 }
 
-/// A ledger that is ready to be served.
+/// A network that is ready to be served.
 pub struct Devnet {
     address: SocketAddr,
     listener: TcpListener,
-    ledger: Arc<SimulatorLedger>,
+    control: Option<TcpListener>,
+    network: Arc<devnet::Devnet>,
     tasks: TaskTracker,
+    stop: CancellationToken,
     ledger_stop: CancellationToken,
     /// Kept to the very end: whoever holds it owns the chain.
     _folder: DataFolder,
@@ -51,26 +54,45 @@ pub struct Devnet {
 /// If the address is taken, or the folder or the chain in it cannot be used.
 pub async fn build(settings: &DevnetSettings) -> anyhow::Result<Devnet> {
     // First, so that a second start by mistake touches nothing.
-    let listen = settings.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen on {listen}; stop the program that does, or set another address with --listen")
-    })?;
+    let listener = bind(settings.listen, "--listen").await?;
+    let control = match settings.control {
+        Some(address) => Some(bind(address, "--control").await?),
+        None => None,
+    };
     let address = listener.local_addr().context("read the listening address")?;
     let folder = DataFolder::hold(&settings.folder, EngineKind::Redb).map_err(unusable)?;
     let chain = folder.chain(CHAIN);
     let engine = kv::open(folder.engine(), &chain, CHAIN_CACHE_BYTES)
         .with_context(|| format!("open the chain {}", chain.display()))?;
-    let (tasks, ledger_stop) = (TaskTracker::new(), CancellationToken::new());
-    let clock = Arc::new(SystemClock);
-    let ledger = SimulatorLedger::open(engine, settings.blocks, clock, &tasks, ledger_stop.clone())
-        .with_context(|| format!("open the ledger in {}", chain.display()))?;
+    let tasks = TaskTracker::new();
+    let (stop, ledger_stop) = (CancellationToken::new(), CancellationToken::new());
+    let parts = NetworkParts {
+        settings: &settings.network,
+        folder: &settings.folder,
+        engine,
+        address,
+        clock: Arc::new(SystemClock),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        engine_stop: ledger_stop.clone(),
+    };
+    let network = devnet::Devnet::open(parts)
+        .with_context(|| format!("open the network in {}", settings.folder.display()))?;
     Ok(Devnet {
         address,
         listener,
-        ledger: Arc::new(ledger),
+        control,
+        network: Arc::new(network),
         tasks,
+        stop,
         ledger_stop,
         _folder: folder,
+    })
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; stop the program that does, or set another address with {flag}")
     })
 }
 
@@ -98,9 +120,14 @@ impl Devnet {
         self.address
     }
 
+    /// The address of the control API, if it is served.
+    pub fn control_address(&self) -> Option<SocketAddr> {
+        self.control.as_ref()?.local_addr().ok()
+    }
+
     /// Number of the last durable block; 0 before the first.
     pub fn height(&self) -> u64 {
-        self.ledger.height()
+        self.network.height()
     }
 
     /// Serves until `until` ends, then stores what was taken.
@@ -108,14 +135,27 @@ impl Devnet {
     /// # Errors
     /// If it stopped by itself.
     pub async fn run(self, until: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let stop = CancellationToken::new();
-        let server = simulator::serve(self.listener, self.ledger, stop.clone());
-        let mut server = self.tasks.spawn(server);
+        let (network, listener) = (self.network, self.listener);
+        let mut server = self.tasks.spawn(async move {
+            let control = async {
+                match self.control {
+                    Some(control) => devnet::serve_control(Arc::clone(&network), control).await,
+                    None => Ok(()),
+                }
+            };
+            let (served, controlled) = tokio::join!(devnet::serve(Arc::clone(&network), listener), control);
+            if let Err(error) = controlled {
+                tracing::error!(%error, "the control API is not served any more");
+            }
+            if let Err(error) = served {
+                tracing::error!(%error, "the network is not served any more");
+            }
+        });
         let early = tokio::select! {
             () = until => None,
             ended = &mut server => Some(ended),
         };
-        stop.cancel();
+        self.stop.cancel();
         let ended = match early {
             Some(ended) => ended
                 .context("the server failed")
@@ -130,3 +170,7 @@ impl Devnet {
         ended
     }
 }
+
+#[cfg(test)]
+#[path = "devnet_tests.rs"]
+mod tests;

@@ -1,90 +1,23 @@
 //! `sluicegate devnet`: a ledger that gateways share, and that may be killed under them.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluicegate::config::{BackendSettings, Settings};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::TcpListener;
-use tokio::process::Child;
+use sluicegate::config::{self, Settings};
 
+use crate::support::fabric::FabricDevnet;
 use crate::support::{DEADLINE, TestApp, add, cli, eventually, ledger};
 
-/// A running devnet and where it listens.
-struct Devnet {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Devnet {
-    /// One on its folder, or nothing if it did not come up.
-    async fn try_start(folder: &Path, listen: &str) -> Option<Self> {
-        let folder = folder.to_str().expect("UTF-8");
-        let words = [
-            "devnet",
-            "--listen",
-            listen,
-            "--data",
-            folder,
-            "--batch-timeout-ms",
-            "20",
-        ];
-        let mut process = cli::command(&words).spawn().expect("starts");
-        let mut out = BufReader::new(process.stdout.take().expect("its output"));
-        let mut greeting = String::new();
-        let read = tokio::time::timeout(DEADLINE, out.read_line(&mut greeting)).await;
-        read.expect("greets in time").expect("reads");
-        let address = greeting.trim().strip_prefix(concat!(
-            "Sluicegate devnet ",
-            env!("CARGO_PKG_VERSION"),
-            " listens on http://"
-        ));
-        let address = address?.parse().expect("an address");
-        Some(Self { process, address })
-    }
-
-    async fn start(folder: &Path) -> Self {
-        Self::try_start(folder, "127.0.0.1:0").await.expect("comes up")
-    }
-
-    /// Where another one was. While that was away, a connection of some other test may have got its port.
-    async fn start_again(folder: &Path, address: SocketAddr) -> Self {
-        let listen = address.to_string();
-        eventually("the devnet is back", async || {
-            Self::try_start(folder, &listen).await
-        })
-        .await
-    }
-
-    /// SIGKILL.
-    async fn kill(mut self) -> SocketAddr {
-        self.process.kill().await.expect("kills");
-        self.address
-    }
-
-    /// SIGTERM; answers its log.
-    async fn stop(mut self) -> String {
-        let id = self.process.id().expect("runs").to_string();
-        let told = tokio::process::Command::new("kill").args(["-TERM", &id]).status();
-        assert!(told.await.expect("kill").success());
-        let ended = tokio::time::timeout(DEADLINE, self.process.wait()).await;
-        assert_eq!(ended.expect("ends in time").expect("ends").code(), Some(0));
-        let mut log = String::new();
-        let mut from = self.process.stderr.take().expect("its log");
-        from.read_to_string(&mut log).await.expect("reads");
-        log
-    }
-}
-
-/// The ledger is at `address`, asked soon and tried again soon.
-fn at(address: SocketAddr) -> impl FnOnce(&mut Settings) {
+/// The ledger is the one that the file in a devnet's folder names, asked soon and tried again soon.
+fn of(folder: &Path) -> impl FnOnce(&mut Settings) {
+    let file = folder.join("gateway.toml");
+    let written = config::load(Some(&file))
+        .expect("a configuration as it is")
+        .settings;
     move |settings| {
         let main = ledger(settings);
-        main.backend = BackendSettings::RemoteSimulator {
-            url: format!("http://{address}"),
-        };
+        main.backend = written.ledgers["main"].backend.clone();
         main.worker.check_after = Duration::from_millis(300);
         main.retry.outage.max = Duration::from_millis(500);
     }
@@ -94,12 +27,12 @@ fn at(address: SocketAddr) -> impl FnOnce(&mut Settings) {
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_share_a_ledger_that_is_killed_under_them() {
     const COUNTERS: usize = 20;
-    const EACH: usize = 15;
+    const EACH: usize = 8;
     let folder = tempfile::tempdir().expect("folder");
-    let mut devnet = Devnet::start(folder.path()).await;
+    let mut devnet = FabricDevnet::start(folder.path(), &[]).await;
     let gateways = [
-        TestApp::with(at(devnet.address)).await,
-        TestApp::with(at(devnet.address)).await,
+        TestApp::with(of(folder.path())).await,
+        TestApp::with(of(folder.path())).await,
     ];
     let post = async |gateway: &TestApp| {
         for number in 0..COUNTERS * EACH {
@@ -111,9 +44,10 @@ async fn gateways_share_a_ledger_that_is_killed_under_them() {
     let kill = async {
         for pause in [0, 100, 300] {
             tokio::time::sleep(Duration::from_millis(400)).await;
-            let address = devnet.kill().await;
+            let address = devnet.address;
+            devnet.kill().await;
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            devnet = Devnet::start_again(folder.path(), address).await;
+            devnet = FabricDevnet::start_again(folder.path(), address).await;
         }
         devnet
     };
@@ -137,21 +71,17 @@ async fn gateways_share_a_ledger_that_is_killed_under_them() {
 #[tokio::test]
 async fn a_gateway_waits_for_its_ledger_and_says_so() {
     let folder = tempfile::tempdir().expect("folder");
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
-    let gateway = TestApp::with(at(address)).await;
+    let devnet = FabricDevnet::start(folder.path(), &[]).await;
+    let address = devnet.address;
+    devnet.kill().await;
+    let gateway = TestApp::with(of(folder.path())).await;
     gateway.post(&add("hits", 1)).await.expect(202);
     let outage = eventually("the outage is shown", async || {
         let lane = gateway.get("/v1/ledgers/main").await.expect(200).json();
         (lane["state"] == "unavailable").then(|| lane["outage"].to_string())
     })
     .await;
-    for words in [
-        &address.to_string(),
-        "Connection refused",
-        "is `sluicegate devnet` running there?",
-    ] {
+    for words in [&address.to_string(), "cannot be reached", "Connection refused"] {
         assert!(outage.contains(words), "{outage}");
     }
     let query = json!({"ledger": "main", "contract": "counter", "function": "Get", "args": ["hits"]});
@@ -160,7 +90,7 @@ async fn a_gateway_waits_for_its_ledger_and_says_so() {
         .await;
     answer.expect(503);
 
-    let devnet = Devnet::start_again(folder.path(), address).await;
+    let devnet = FabricDevnet::start_again(folder.path(), address).await;
     gateway.drain().await;
     assert_eq!(gateway.counter("hits").await, json!(1));
     gateway.finish().await;
@@ -172,9 +102,9 @@ async fn a_gateway_waits_for_its_ledger_and_says_so() {
 #[tokio::test]
 async fn outcomes_are_told_from_the_first_one_on() {
     let folder = tempfile::tempdir().expect("folder");
-    let devnet = Devnet::start(folder.path()).await;
+    let devnet = FabricDevnet::start(folder.path(), &[]).await;
     let gateway = TestApp::with(|settings| {
-        at(devnet.address)(settings);
+        of(folder.path())(settings);
         ledger(settings).worker.check_after = DEADLINE * 10;
     })
     .await;
@@ -189,7 +119,7 @@ async fn outcomes_are_told_from_the_first_one_on() {
 #[tokio::test]
 async fn devnet_says_what_keeps_it_from_starting() {
     let folder = tempfile::tempdir().expect("folder");
-    let devnet = Devnet::start(folder.path()).await;
+    let devnet = FabricDevnet::start(folder.path(), &[]).await;
     let (data, taken) = (folder.path().to_str().expect("UTF-8"), devnet.address.to_string());
     let start = async |listen: &str, data: &str| {
         cli::run(&["devnet", "--listen", listen, "--data", data])
@@ -198,7 +128,7 @@ async fn devnet_says_what_keeps_it_from_starting() {
             .err
     };
     let refusal = start("127.0.0.1:0", data).await;
-    let holder = format!("is in use by process {}", devnet.process.id().expect("runs"));
+    let holder = format!("is in use by process {}", devnet.process_id());
     assert!(
         refusal.contains(&holder) && refusal.contains("--data"),
         "{refusal}"

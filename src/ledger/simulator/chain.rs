@@ -3,30 +3,35 @@
 //! | key | value |
 //! |---|---|
 //! | `m` `format` | version of this layout |
+//! | `m` `genesis` | the envelope of block 0, which configures the channel |
 //! | `m` `height` | number of the last block |
 //! | `h` block | [`Header`] as JSON |
-//! | `e` block position | [`Entry`] as JSON |
-//! | `t` transaction id | block and position of the entry that decides about it |
+//! | `e` block position | an [`Entry`] |
+//! | `t` transaction id | block and position of the first entry with it, which decides about it |
 //! | `s` contract NUL key | version and value |
 //!
 //! Invariant: a block, its state changes, its index entries and the new height are one batch. A crash leaves
 //! all of a block or nothing of it, so state and chain never disagree, and nothing is rebuilt at a restart.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::domain::{LedgerTxId, Outcome};
+use crate::domain::{LedgerTxId, Timestamp};
+use crate::fabric::block::Hash;
 use crate::kv::{Batch, KvEngine, KvError, Order};
 
-use super::block::{Block, Entry, Header, ValidationCode};
+use super::block::{Block, Entry, Header, Settled, StoredBlock};
 use super::state::{self, Version};
 
 const FORMAT_KEY: &[u8] = b"mformat";
+const GENESIS_KEY: &[u8] = b"mgenesis";
 const HEIGHT_KEY: &[u8] = b"mheight";
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 3;
 
 /// Why a chain cannot be opened.
 #[derive(Debug, Error)]
@@ -34,12 +39,20 @@ pub enum OpenError {
     /// The engine failed.
     #[error(transparent)]
     Storage(#[from] KvError),
-    /// A newer program wrote the file.
-    #[error("the chain has format {found}, this program reads format {FORMAT}; use the newer program")]
+    /// Another version of this program wrote the file.
+    #[error("the chain has format {found}, this program reads format {FORMAT}; {}", remedy(*found))]
     Format {
         /// The format found.
         found: u64,
     },
+}
+
+fn remedy(found: u64) -> &'static str {
+    if found > FORMAT {
+        "use the newer program"
+    } else {
+        "use the older program, or start a new chain in another folder"
+    }
 }
 
 /// What a scan of the world state calls for each key, its version and its value.
@@ -53,17 +66,18 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// Opens the chain in `engine`, or starts one.
+    /// Opens the chain in `engine`, or starts one with `genesis` as the envelope of block 0.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub(super) fn open(engine: Box<dyn KvEngine>) -> Result<Self, OpenError> {
+    pub(super) fn open(engine: Box<dyn KvEngine>, genesis: &[u8]) -> Result<Self, OpenError> {
         match number(engine.as_ref(), FORMAT_KEY)? {
             Some(FORMAT) => {}
             Some(found) => return Err(OpenError::Format { found }),
             None => {
                 let mut batch = Batch::default();
                 batch.put(FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
+                batch.put(GENESIS_KEY.to_vec(), genesis.to_vec());
                 batch.put(HEIGHT_KEY.to_vec(), 0_u64.to_be_bytes().to_vec());
                 engine.commit(batch)?;
             }
@@ -135,7 +149,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`KvError`].
-    pub(super) fn verdict(&self, tx_id: &LedgerTxId) -> Result<Option<Outcome>, KvError> {
+    pub(super) fn settled(&self, tx_id: &LedgerTxId) -> Result<Option<Settled>, KvError> {
         let Some(at) = self.engine.get(&index_key(tx_id))? else {
             return Ok(None);
         };
@@ -153,29 +167,82 @@ impl Chain {
             .engine
             .get(&key)?
             .ok_or_else(|| KvError::Damaged(format!("the index knows {tx_id}, the chain does not")))?;
-        let entry: Entry = serde_json::from_slice(&entry)
-            .map_err(|error| KvError::Damaged(format!("the entry of {tx_id} cannot be read: {error}")))?;
-        entry.outcome(tx_id, block)
+        let entry = Arc::new(Entry::decode(&entry)?);
+        Ok(Some(Settled { block, entry }))
+    }
+
+    /// The envelope of block 0.
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub(super) fn genesis(&self) -> Result<Vec<u8>, KvError> {
+        let stored = self.engine.get(GENESIS_KEY)?;
+        stored.ok_or_else(|| KvError::Damaged("the chain has no block 0".into()))
+    }
+
+    /// A durable block; `None` if there is none of this number yet. In block 0 there are no entries.
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub(super) fn block(&self, number: u64) -> Result<Option<StoredBlock>, KvError> {
+        if number > self.height() {
+            return Ok(None);
+        }
+        let header = self.header(number)?;
+        let entries = if number == 0 {
+            Vec::new()
+        } else {
+            self.entries(number)?
+        };
+        Ok(Some(StoredBlock {
+            number,
+            header,
+            entries,
+        }))
+    }
+
+    /// The hash that the block after `number` has to refer to.
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub(super) fn hash_after(&self, number: u64) -> Result<Hash, KvError> {
+        Ok(self.header(number)?.hash(number))
+    }
+
+    fn header(&self, number: u64) -> Result<Header, KvError> {
+        if number == 0 {
+            let genesis = self.genesis()?;
+            let mut header = Header::new(Timestamp::from_millis(0), Vec::new(), [&genesis[..]].into_iter());
+            header.transactions = 0;
+            return Ok(header);
+        }
+        let stored = self.engine.get(&block_key(b'h', number))?;
+        let stored = stored.ok_or_else(|| KvError::Damaged(format!("block {number} has no header")))?;
+        serde_json::from_slice(&stored).map_err(|error| {
+            KvError::Damaged(format!("the header of block {number} cannot be read: {error}"))
+        })
     }
 
     /// Makes `block` durable. To be called again with the same block if it fails.
     ///
     /// # Errors
     /// [`KvError`]; the engine may hold the block nevertheless, but [`height`](Self::height) and
-    /// [`verdict`](Self::verdict) do not show it yet.
+    /// [`settled`](Self::settled) do not show it yet.
     pub(super) fn append(&self, block: &Block) -> Result<(), KvError> {
         let mut batch = Batch::default();
-        let header = Header {
-            cut_at: block.cut_at,
-            transactions: u32::try_from(block.entries.len()).unwrap_or(u32::MAX),
-        };
-        batch.put(block_key(b'h', block.number), encode(&header)?);
-        for (position, (tx_id, entry)) in (0_u32..).zip(&block.entries) {
+        batch.put(block_key(b'h', block.number), encode(&block.header)?);
+        let first: HashSet<*const Entry> = block
+            .settled
+            .iter()
+            .filter(|settled| settled.block == block.number)
+            .map(|settled| Arc::as_ptr(&settled.entry))
+            .collect();
+        for (position, entry) in (0_u32..).zip(&block.entries) {
             let key = entry_key(block.number, position);
-            if entry.code != ValidationCode::DuplicateTxid {
-                batch.put(index_key(tx_id), key[1..].to_vec());
+            if first.contains(&Arc::as_ptr(entry)) {
+                batch.put(index_key(&entry.tx_id), key[1..].to_vec());
             }
-            batch.put(key, encode(entry)?);
+            batch.put(key, entry.encode());
         }
         for (key, value) in &block.changes {
             match value {
@@ -190,16 +257,26 @@ impl Chain {
     }
 
     /// The entries of a block, in order.
-    #[cfg(test)]
-    pub(super) fn entries(&self, block: u64) -> Vec<Entry> {
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub(super) fn entries(&self, block: u64) -> Result<Vec<Entry>, KvError> {
         let (from, to) = (block_key(b'e', block), block_key(b'e', block + 1));
-        let mut entries = Vec::new();
-        self.engine
-            .scan(&from..&to, Order::Ascending, &mut |_, value| {
-                entries.push(serde_json::from_slice(value).expect("readable entry"));
-                ControlFlow::Continue(())
-            })
-            .expect("scan");
+        let mut entries = Ok(Vec::new());
+        self.engine.scan(&from..&to, Order::Ascending, &mut |_, value| {
+            let read = Entry::decode(value);
+            match (&mut entries, read) {
+                (Ok(entries), Ok(entry)) => {
+                    entries.push(entry);
+                    ControlFlow::Continue(())
+                }
+                (_, Ok(_)) => ControlFlow::Break(()),
+                (entries, Err(error)) => {
+                    *entries = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
         entries
     }
 }

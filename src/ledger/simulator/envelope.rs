@@ -1,10 +1,9 @@
-//! What travels from endorsement to the block: one call, what it read and what it wants to write.
+//! What a transaction of the ledger in this process is, from endorsement to the block: one call, what it read and
+//! what it wants to write.
 //!
 //! Invariant: the identifier is SHA-256 of nonce and creator, so it is known before anything is sent and
 //! cannot be swapped for another one. The envelope is compact JSON, readable in the stored record and in
 //! the block.
-
-use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,46 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::LedgerTxId;
 
-use super::state::Version;
+use super::effects::{Call, Effects};
 
 /// Random bytes that make every envelope's identifier its own.
 pub(super) const NONCE_BYTES: usize = 24;
-
-/// A contract call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Call {
-    /// The contract.
-    pub(super) contract: String,
-    /// Its function.
-    pub(super) function: String,
-    /// The arguments as the contract sees them.
-    pub(super) args: Vec<String>,
-}
-
-/// A range query and what it saw.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RangeRead {
-    /// First key of the range; empty for the contract's first.
-    pub(super) start: String,
-    /// First key after the range; empty for no end.
-    pub(super) end: String,
-    /// The keys there were, in order, with their versions.
-    pub(super) seen: Vec<(String, Version)>,
-}
-
-/// What a call read and wants to write.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Effects {
-    /// Version of each key read by name; `None` if there was no such key.
-    pub(super) reads: BTreeMap<String, Option<Version>>,
-    /// The range queries.
-    pub(super) ranges: Vec<RangeRead>,
-    /// New value of each key; `None` deletes it.
-    pub(super) writes: BTreeMap<String, Option<String>>,
-}
 
 /// One endorsed transaction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -95,9 +58,9 @@ impl Envelope {
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
-    pub(super) fn open(json: &RawValue) -> Result<Self, String> {
+    pub(super) fn open(json: &[u8]) -> Result<Self, String> {
         let envelope: Self =
-            serde_json::from_str(json.get()).map_err(|error| format!("not an envelope: {error}"))?;
+            serde_json::from_slice(json).map_err(|error| format!("not an envelope: {error}"))?;
         let nonce = from_hex(&envelope.nonce).ok_or("the nonce is not 24 bytes in hex")?;
         if identify(&nonce, &envelope.creator) != envelope.tx_id {
             return Err("the transaction id is not that of nonce and creator".into());
@@ -167,7 +130,7 @@ mod tests {
     }
 
     fn open(json: &str) -> Result<Envelope, String> {
-        Envelope::open(&RawValue::from_string(json.to_owned()).expect("JSON"))
+        Envelope::open(json.as_bytes())
     }
 
     #[test]

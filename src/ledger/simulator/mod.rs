@@ -1,9 +1,9 @@
-//! A ledger that executes, orders and validates like Fabric, in this process or in one of its own.
+//! A ledger that executes, orders and validates like Fabric, in this process.
 //!
 //! A call is executed against committed state ([`stub`]); what it read and wants to write becomes an
 //! [`envelope`]; the [`orderer`] puts envelopes into blocks; [`validate`] lets those take effect whose
-//! reads still hold; the [`chain`] stores a block with all that follows from it. [`mod@serve`] offers a ledger
-//! to other processes, and [`remote`] is the ledger that they see.
+//! reads still hold; the [`chain`] stores a block with all that follows from it. Together they are the [`engine`],
+//! which knows nothing of what is in an envelope; `devnet` runs it with Fabric's, in a process of its own.
 //!
 //! Invariants: a transaction id takes effect at most once; the valid transactions in block order are a
 //! serial execution; an outcome is told only after its block is durable. A crash loses what no block holds
@@ -12,23 +12,20 @@
 mod block;
 mod chain;
 mod contracts;
+mod effects;
+mod engine;
 mod envelope;
 mod orderer;
 mod peer;
-mod remote;
-mod serve;
+mod replay;
 mod state;
 mod stub;
-mod subscription;
 mod validate;
-mod wire;
 
 #[cfg(test)]
 mod contract_tests;
 #[cfg(test)]
 mod disk_tests;
-#[cfg(test)]
-mod remote_tests;
 #[cfg(test)]
 mod serial_tests;
 #[cfg(test)]
@@ -39,39 +36,37 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::SimulatorSettings;
-use crate::domain::{Argument, Cause, LedgerTxId, Outcome, Prepared, Request};
-use crate::kv::KvEngine;
+use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request};
+use crate::kv::{KvEngine, KvError};
 
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable};
 
 pub use chain::OpenError;
-pub use remote::{RemoteError, RemoteSimulator};
-pub use serve::{router, serve};
 
-use chain::Chain;
-use envelope::{Call, Envelope, NONCE_BYTES, to_json};
-use orderer::{INBOX, Orderer};
-use peer::{Peer, disk_cause};
-use validate::Submission;
+pub(crate) use block::{StoredBlock, ValidationCode};
+pub(crate) use contracts::exists as contract_exists;
+pub(crate) use effects::{Call, Effects, Executed, RangeRead};
+pub(crate) use engine::{Engine, EngineParts, Interference, NotTaken, Undisturbed};
+pub(crate) use peer::CallError;
+pub(crate) use state::Version;
+pub(crate) use validate::Claim;
+
+use block::Settled;
+use envelope::{Answer, Envelope, NONCE_BYTES, to_json};
+use peer::disk_cause;
 
 /// Who proposes all transactions of this gateway.
 const CREATOR: &str = "SimulatorMSP/gateway";
 
 /// The simulated ledger. Dropping it lets its orderer store what it holds and end.
 pub struct SimulatorLedger {
-    peer: Arc<Peer>,
-    inbox: mpsc::Sender<Submission>,
-    clock: Arc<dyn Clock>,
-    tasks: TaskTracker,
+    engine: Arc<Engine>,
 }
 
 impl SimulatorLedger {
@@ -88,28 +83,23 @@ impl SimulatorLedger {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, OpenError> {
-        let peer = Arc::new(Peer::new(Chain::open(engine)?));
-        let (inbox, received) = mpsc::channel(INBOX);
-        let orderer = Orderer {
-            inbox: received,
-            peer: Arc::clone(&peer),
+        let engine = Engine::open(EngineParts {
+            engine,
+            genesis: Vec::new(),
             settings,
-            clock: Arc::clone(&clock),
+            clock,
+            interference: Arc::new(Undisturbed),
             tasks: tasks.clone(),
             shutdown,
-        };
-        tasks.spawn(orderer.run());
+        })?;
         Ok(Self {
-            peer,
-            inbox,
-            clock,
-            tasks: tasks.clone(),
+            engine: Arc::new(engine),
         })
     }
 
     /// Number of the last durable block; 0 before the first.
     pub fn height(&self) -> u64 {
-        self.peer.chain().height()
+        self.engine.height()
     }
 }
 
@@ -129,10 +119,11 @@ impl LedgerBackend for SimulatorLedger {
 
     async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
         let call = call(&request.contract, &request.function, &request.args);
-        let (returned, effects) = self.peer.execute(&self.tasks, &call).await?;
-        let response = returned.and_then(to_json);
+        let executed = self.engine.execute(&call).await?;
+        let response = executed.returned.and_then(to_json);
         let nonce: [u8; NONCE_BYTES] = rand::random();
-        let envelope = Envelope::seal(nonce, CREATOR, call, effects, response);
+        let touched = executed.effects.touched(&call.contract);
+        let envelope = Envelope::seal(nonce, CREATOR, call, executed.effects, response);
         let text = serde_json::to_string(&envelope).map_err(|error| {
             PrepareError::Rejected(Cause::new(
                 "ENDORSEMENT_ERROR",
@@ -143,45 +134,42 @@ impl LedgerBackend for SimulatorLedger {
             tx_id: envelope.tx_id,
             envelope: text,
             response: envelope.response,
+            touched: Some(touched),
         })
     }
 
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
         let rejected = |detail: String| SubmitError::Rejected(Cause::new("BAD_ENVELOPE", detail));
-        let text: Box<RawValue> = serde_json::from_str(&prepared.envelope)
-            .map_err(|error| rejected(format!("the envelope is not JSON: {error}")))?;
-        let envelope = Envelope::open(&text).map_err(rejected)?;
+        let bytes = prepared.envelope.clone().into_bytes();
+        let envelope = Envelope::open(&bytes).map_err(rejected)?;
         if envelope.tx_id != prepared.tx_id {
             return Err(rejected(format!(
                 "the envelope is that of {}, not of {}",
                 envelope.tx_id, prepared.tx_id
             )));
         }
-        let submission = Submission {
-            text,
-            envelope,
-            arrived: self.clock.now(),
+        let claim = Claim::Endorsed {
+            contract: envelope.call.contract,
+            effects: envelope.effects,
         };
-        self.inbox.try_send(submission).map_err(|refused| {
-            SubmitError::Unavailable(match refused {
-                mpsc::error::TrySendError::Full(_) => Cause::new(
-                    "ORDERER_FULL",
-                    format!("{INBOX} submissions wait for a block already"),
-                ),
-                mpsc::error::TrySendError::Closed(_) => stopped(),
+        self.engine
+            .submit(envelope.tx_id, bytes, claim)
+            .map_err(|refused| {
+                let code = match refused {
+                    NotTaken::Full => "ORDERER_FULL",
+                    NotTaken::Stopped => "ORDERER_STOPPED",
+                };
+                SubmitError::Unavailable(Cause::new(code, refused.to_string()))
             })
-        })
     }
 
-    fn outcomes(&self) -> Outcomes {
-        // A reader that lags gets an error for what it missed; lookups find that.
-        BroadcastStream::new(self.peer.subscribe())
-            .filter_map(async |block| block.ok().map(|block| block.as_ref().clone()))
-            .boxed()
+    fn outcomes(&self, from: Option<Checkpoint>) -> Outcomes {
+        replay::outcomes(self.engine.peer(), from)
     }
 
     async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
-        match self.peer.chain().verdict(tx_id) {
+        let told = self.engine.settled(tx_id);
+        match told.and_then(|settled| settled.as_ref().map(outcome).transpose()) {
             Ok(Some(outcome)) => outcome,
             Ok(None) => Outcome::Unknown(Cause::new("NOT_FOUND", "no block holds this transaction")),
             Err(error) => Outcome::Unavailable(disk_cause(&error)),
@@ -190,21 +178,46 @@ impl LedgerBackend for SimulatorLedger {
 
     async fn query(&self, query: &Query) -> Result<Box<RawValue>, QueryError> {
         let call = call(&query.contract, &query.function, &query.args);
-        let (returned, _dropped) = self.peer.execute(&self.tasks, &call).await?;
-        Ok(returned
+        let executed = self.engine.execute(&call).await?;
+        Ok(executed
+            .returned
             .and_then(to_json)
             .unwrap_or_else(|| RawValue::NULL.to_owned()))
     }
 
     async fn probe(&self) -> Result<(), Cause> {
-        if self.inbox.is_closed() {
-            return Err(stopped());
-        }
-        if let Some(cause) = self.peer.trouble() {
-            return Err(cause);
-        }
-        self.peer.chain().probe().map_err(|error| disk_cause(&error))
+        self.engine.probe()
     }
+}
+
+/// The verdict in the words of the seam.
+///
+/// # Errors
+/// [`KvError::Damaged`] if the envelope cannot be read.
+fn outcome(settled: &Settled) -> Result<Outcome, KvError> {
+    let (entry, block) = (&settled.entry, settled.block);
+    let code = entry.code.as_str_name();
+    Ok(match entry.code {
+        ValidationCode::Valid => {
+            let answer: Answer = serde_json::from_slice(&entry.envelope).map_err(|error| {
+                KvError::Damaged(format!("the envelope of {} cannot be read: {error}", entry.tx_id))
+            })?;
+            Outcome::Committed(Receipt {
+                tx_id: entry.tx_id.clone(),
+                block,
+                code: Some(code.to_owned()),
+                result: answer.response,
+            })
+        }
+        ValidationCode::MvccReadConflict | ValidationCode::PhantomReadConflict => {
+            let detail = entry.detail.as_deref().unwrap_or("what it read has changed");
+            Outcome::Conflict(Cause::new(code, format!("{detail} (block {block})")))
+        }
+        _ => Outcome::Rejected(Cause::new(
+            code,
+            format!("the ledger found it invalid (block {block})"),
+        )),
+    })
 }
 
 /// Whether there is such a contract and function. The contracts are built in, so every process knows them.
@@ -224,8 +237,4 @@ fn call(contract: &str, function: &str, args: &[Argument]) -> Call {
         function: function.to_owned(),
         args: args.iter().map(|arg| arg.ledger_text().into_owned()).collect(),
     }
-}
-
-fn stopped() -> Cause {
-    Cause::new("ORDERER_STOPPED", "the simulator is shut down")
 }

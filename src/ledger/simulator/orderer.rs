@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::kv::KvError;
 
+use super::engine::Interference;
 use super::peer::Peer;
 use super::validate::{Submission, validate};
 use crate::config::SimulatorSettings;
@@ -33,6 +34,7 @@ pub(super) struct Orderer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
+    pub(super) interference: Arc<dyn Interference>,
 }
 
 /// The orderer has to end; what it held is lost.
@@ -92,6 +94,11 @@ impl Orderer {
     /// Validates a block once, then stores it. Validating it again after a failed commit could take its
     /// own transactions, stored after all, for duplicates.
     async fn settle(&self, submissions: Vec<Submission>) -> Result<(), Stopped> {
+        tokio::select! {
+            biased;
+            () = self.interference.before_block() => {}
+            () = self.shutdown.cancelled() => {}
+        }
         let cut_at = self.clock.now();
         let submissions = Arc::new(submissions);
         let block = self

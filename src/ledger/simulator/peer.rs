@@ -6,28 +6,23 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, broadcast, watch};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{Cause, LedgerTxId, Outcome};
+use crate::domain::Cause;
 use crate::kv::KvError;
 use crate::ledger::{PrepareError, QueryError};
 
 use super::block::Block;
 use super::chain::Chain;
 use super::contracts::{self, ContractError, Function};
-use super::envelope::{Call, Effects};
+use super::effects::{Call, Executed};
+use super::engine::Interference;
 use super::stub::Stub;
-
-/// Blocks of outcomes a slow reader may fall behind before it misses some.
-const OUTCOME_BLOCKS: usize = 256;
-
-/// Outcomes of one block.
-pub(super) type Reported = Arc<Vec<(LedgerTxId, Outcome)>>;
 
 /// Why a call was not executed.
 #[derive(Debug)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     /// The contract refuses it, or there is no such function.
     Rejected(Cause),
     /// The state cannot be read just now.
@@ -58,17 +53,19 @@ pub(super) struct Peer {
     commits: Arc<RwLock<()>>,
     /// Why blocks cannot be stored; `None` while all is well.
     trouble: watch::Sender<Option<Cause>>,
-    outcomes: broadcast::Sender<Reported>,
+    height: watch::Sender<u64>,
+    interference: Arc<dyn Interference>,
 }
 
 impl Peer {
     /// A peer over an opened chain.
-    pub(super) fn new(chain: Chain) -> Self {
+    pub(super) fn new(chain: Chain, interference: Arc<dyn Interference>) -> Self {
         Self {
+            height: watch::Sender::new(chain.height()),
             chain,
             commits: Arc::default(),
             trouble: watch::Sender::new(None),
-            outcomes: broadcast::Sender::new(OUTCOME_BLOCKS),
+            interference,
         }
     }
 
@@ -77,9 +74,9 @@ impl Peer {
         &self.chain
     }
 
-    /// Outcomes of the blocks to come.
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Reported> {
-        self.outcomes.subscribe()
+    /// The number of the last block, as it grows.
+    pub(super) fn heights(&self) -> watch::Receiver<u64> {
+        self.height.subscribe()
     }
 
     /// Why blocks cannot be stored just now, if so.
@@ -104,7 +101,7 @@ impl Peer {
         }
     }
 
-    /// Executes a call against committed state and gives back what it returned and its effects.
+    /// Executes a call against committed state.
     ///
     /// # Errors
     /// [`CallError`].
@@ -112,7 +109,7 @@ impl Peer {
         self: &Arc<Self>,
         tasks: &TaskTracker,
         call: &Call,
-    ) -> Result<(Option<String>, Effects), CallError> {
+    ) -> Result<Executed, CallError> {
         let function = contracts::find(&call.contract, &call.function)
             .map_err(|unknown| CallError::Rejected(Cause::new(unknown.code(), unknown.to_string())))?;
         let still = Arc::clone(&self.commits).read_owned().await;
@@ -140,10 +137,10 @@ impl Peer {
         _still: &OwnedRwLockReadGuard<()>,
         function: &Function,
         call: &Call,
-    ) -> Result<(Option<String>, Effects), CallError> {
+    ) -> Result<Executed, CallError> {
         let mut stub = Stub::new(&self.chain, &call.contract);
         match function.call(&mut stub, &call.args) {
-            Ok(returned) => Ok((returned, stub.into_effects())),
+            Ok(returned) => Ok(stub.finish(returned)),
             Err(ContractError::Refused(words)) => {
                 Err(CallError::Rejected(Cause::new("CHAINCODE_ERROR", words)))
             }
@@ -151,7 +148,7 @@ impl Peer {
         }
     }
 
-    /// Makes a block durable, then tells its outcomes. Blocks; to be called again with the same block if
+    /// Makes a block durable, then tells what it settles. Blocks; to be called again with the same block if
     /// it fails.
     ///
     /// # Errors
@@ -165,10 +162,8 @@ impl Peer {
         }
         self.note(None);
         drop(alone);
-        if !block.outcomes.is_empty() {
-            // Fails only if nobody listens.
-            let _listeners = self.outcomes.send(Arc::new(block.outcomes.clone()));
-        }
+        self.interference.after_block();
+        self.height.send_replace(block.number);
         Ok(())
     }
 }

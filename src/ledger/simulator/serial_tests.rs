@@ -46,7 +46,15 @@ fn supply(running: &Running) -> u128 {
 /// The valid transactions in block order: what was called, and what came back.
 fn committed(running: &Running) -> Vec<(Call, String)> {
     (1..=running.ledger.height())
-        .flat_map(|block| running.ledger.peer.chain().entries(block))
+        .flat_map(|block| {
+            running
+                .ledger
+                .engine
+                .peer()
+                .chain()
+                .entries(block)
+                .expect("entries")
+        })
         .filter(|entry| entry.code == ValidationCode::Valid)
         .map(|entry| Envelope::open(&entry.envelope).expect("an envelope"))
         .map(|envelope| {
@@ -64,7 +72,7 @@ async fn check(rounds: Vec<Vec<Step>>, count: usize) {
             .await
             .expect("minted");
     }
-    let mut stream = running.ledger.outcomes();
+    let mut stream = running.ledger.outcomes(None);
     let mut waiting: Vec<(usize, Prepared)> = Vec::new();
     let mut sent = Vec::new();
     for round in 0..rounds.len() + 3 {

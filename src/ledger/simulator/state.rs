@@ -19,7 +19,7 @@ const VERSION_BYTES: usize = 12;
 ///
 /// In JSON `[block, position]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Version(pub(super) u64, pub(super) u32);
+pub(crate) struct Version(pub(crate) u64, pub(crate) u32);
 
 /// The engine key of `key` in the world state of `contract`.
 ///

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::chain::Chain;
 use super::contracts::{ContractError, refuse};
-use super::envelope::{Effects, RangeRead};
+use super::effects::{Effects, Event, Executed, RangeRead};
 
 /// Most keys one range query may see, so that one call cannot fill the memory or a block.
 pub(super) const MAX_RANGE_KEYS: usize = 100_000;
@@ -18,6 +18,7 @@ pub(super) struct Stub<'a> {
     chain: &'a Chain,
     contract: &'a str,
     effects: Effects,
+    event: Option<Event>,
 }
 
 impl<'a> Stub<'a> {
@@ -27,6 +28,7 @@ impl<'a> Stub<'a> {
             chain,
             contract,
             effects: Effects::default(),
+            event: None,
         }
     }
 
@@ -86,9 +88,21 @@ impl<'a> Stub<'a> {
         Ok(found)
     }
 
-    /// Everything the call read and wants to write.
-    pub(super) fn into_effects(self) -> Effects {
-        self.effects
+    /// Sets the event that is told if the transaction commits. Of several, the last one counts.
+    pub(super) fn tell(&mut self, name: &str, payload: impl Into<Vec<u8>>) {
+        self.event = Some(Event {
+            name: name.to_owned(),
+            payload: payload.into(),
+        });
+    }
+
+    /// The call with everything it did, and what it returned.
+    pub(super) fn finish(self, returned: Option<String>) -> Executed {
+        Executed {
+            returned,
+            effects: self.effects,
+            event: self.event,
+        }
     }
 
     fn write(&mut self, key: &str, value: Option<String>) -> Result<(), ContractError> {

@@ -137,7 +137,7 @@ impl Running {
 
     /// Submits in this order and gives the outcomes in the same order, as the stream tells them.
     pub(super) async fn settle(&self, sent: &[&Prepared]) -> Vec<Outcome> {
-        let mut stream = self.ledger.outcomes();
+        let mut stream = self.ledger.outcomes(None);
         for sent in sent {
             self.ledger.submit(sent).await.expect("taken");
         }
@@ -181,7 +181,7 @@ impl Running {
 
     /// The codes of a block's entries, in order.
     pub(super) fn codes(&self, block: u64) -> Vec<block::ValidationCode> {
-        let entries = self.ledger.peer.chain().entries(block);
+        let entries = self.ledger.engine.peer().chain().entries(block).expect("entries");
         entries.into_iter().map(|entry| entry.code).collect()
     }
 
@@ -189,7 +189,8 @@ impl Running {
     pub(super) fn state(&self, contract: &str) -> Vec<(String, String)> {
         let mut pairs = Vec::new();
         self.ledger
-            .peer
+            .engine
+            .peer()
             .chain()
             .scan(contract, "", "", &mut |key, _, value| {
                 pairs.push((key.to_owned(), value.to_owned()));

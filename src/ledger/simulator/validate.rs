@@ -4,28 +4,45 @@
 //! valid only if every version it read, and every range it queried, is still the same in committed state
 //! with the earlier valid transactions of the block applied. Runs only while no other block is appended.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
-use crate::domain::{LedgerTxId, Outcome, Timestamp};
+use crate::domain::{LedgerTxId, Timestamp};
 use crate::kv::KvError;
 
-use super::block::{Block, Entry, ValidationCode};
+use super::block::{Block, Entry, Header, Settled, ValidationCode};
 use super::chain::Chain;
-use super::envelope::{Effects, Envelope, RangeRead};
+use super::effects::{Effects, RangeRead};
 use super::state::{self, Version};
+
+/// What a transaction is found to be before it is compared with the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// In order: it takes effect if what it read still holds.
+    Endorsed {
+        /// The contract whose keys the effects are about.
+        contract: String,
+        /// What it read and wants to write.
+        effects: Effects,
+    },
+    /// Malformed or forged. Comes before the question whether the identifier is new, as in Fabric.
+    Malformed(ValidationCode),
+    /// Well-formed, and not endorsed as it has to be.
+    Unendorsed(ValidationCode),
+}
 
 /// An envelope on its way into a block.
 #[derive(Debug)]
-pub(super) struct Submission {
+pub(crate) struct Submission {
+    /// The identifier of the transaction.
+    pub(crate) tx_id: LedgerTxId,
     /// The envelope as it came.
-    pub(super) text: Box<RawValue>,
-    /// The same, opened.
-    pub(super) envelope: Envelope,
+    pub(crate) envelope: Vec<u8>,
+    /// What it is found to be.
+    pub(crate) claim: Claim,
     /// When it reached the orderer.
-    pub(super) arrived: Timestamp,
+    pub(crate) arrived: Timestamp,
 }
 
 /// Why a transaction is invalid, and the sentence about it.
@@ -46,42 +63,56 @@ pub(super) fn validate(
     let number = chain.height() + 1;
     let mut changes = Changes::new();
     let mut entries = Vec::with_capacity(submissions.len());
-    let mut outcomes = Vec::with_capacity(submissions.len());
-    let mut seen: HashSet<LedgerTxId> = HashSet::new();
+    let mut settled = Vec::with_capacity(submissions.len());
+    // Which of them stand in an earlier block.
+    let mut known: HashMap<&LedgerTxId, bool> = HashMap::new();
+    let mut endorsed: HashSet<&LedgerTxId> = HashSet::new();
     for (position, submission) in (0_u32..).zip(submissions) {
-        let (tx_id, effects) = (&submission.envelope.tx_id, &submission.envelope.effects);
-        let contract = &submission.envelope.call.contract;
-        let repeated = !seen.insert(tx_id.clone());
-        let original = if repeated { None } else { chain.verdict(tx_id)? };
-        let verdict = if repeated || original.is_some() {
-            Err((ValidationCode::DuplicateTxid, None))
-        } else {
-            judge(chain, &changes, contract, effects)?
-        };
-        if verdict.is_ok() {
-            for (key, value) in &effects.writes {
-                let version = Version(number, position);
-                let value = value.as_deref().map(|value| state::encode_value(version, value));
-                changes.insert(state::encode_key(contract, key), value);
+        let tx_id = &submission.tx_id;
+        let new_here = !known.contains_key(tx_id);
+        let original = if new_here { chain.settled(tx_id)? } else { None };
+        let is_repeat = *known.entry(tx_id).or_insert(original.is_some());
+        let verdict = match &submission.claim {
+            Claim::Malformed(code) => Err((*code, None)),
+            _ if is_repeat => Err((ValidationCode::DuplicateTxid, None)),
+            Claim::Unendorsed(code) => Err((*code, None)),
+            Claim::Endorsed { .. } if !endorsed.insert(tx_id) => Err((ValidationCode::DuplicateTxid, None)),
+            Claim::Endorsed { contract, effects } => {
+                let verdict = judge(chain, &changes, contract, effects)?;
+                if verdict.is_ok() {
+                    for (key, value) in &effects.writes {
+                        let version = Version(number, position);
+                        let value = value.as_deref().map(|value| state::encode_value(version, value));
+                        changes.insert(state::encode_key(contract, key), value);
+                    }
+                }
+                verdict
             }
-        }
+        };
         let (code, detail) = verdict.err().unwrap_or((ValidationCode::Valid, None));
-        let entry = Entry {
+        let entry = Arc::new(Entry {
+            tx_id: tx_id.clone(),
             code,
             detail,
-            envelope: submission.text.clone(),
-        };
+            arrived_at: submission.arrived,
+            envelope: submission.envelope.clone(),
+        });
         // Of a repeat within the block, the first one tells; of a repeat from further back, the chain.
-        let outcome: Option<Outcome> = entry.outcome(tx_id, number)?.or(original);
-        outcomes.extend(outcome.map(|outcome| (tx_id.clone(), outcome)));
-        entries.push((tx_id.clone(), entry));
+        if new_here && !tx_id.0.is_empty() {
+            settled.push(original.unwrap_or_else(|| Settled {
+                block: number,
+                entry: Arc::clone(&entry),
+            }));
+        }
+        entries.push(entry);
     }
+    let previous = chain.hash_after(chain.height())?.to_vec();
     Ok(Block {
         number,
-        cut_at,
+        header: Header::new(cut_at, previous, entries.iter().map(|entry| &entry.envelope[..])),
         entries,
         changes: changes.into_iter().collect(),
-        outcomes,
+        settled,
     })
 }
 

@@ -1,4 +1,7 @@
 //! `basic`: assets with an owner, callable like Fabric's asset-transfer-basic sample.
+//!
+//! What changes an asset sets an event of the function's name; it carries the asset as it was written, or as it was
+//! when it was deleted.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,9 +50,12 @@ impl Asset {
             .map_err(|error| KvError::Damaged(format!("a stored asset cannot be read: {error}")).into())
     }
 
-    fn store(&self, stub: &mut Stub<'_>) -> Result<(), ContractError> {
+    fn store(&self, stub: &mut Stub<'_>, event: &str) -> Result<(), ContractError> {
         match serde_json::to_string(self) {
-            Ok(json) => stub.put(&self.id, json),
+            Ok(json) => {
+                stub.tell(event, json.as_bytes());
+                stub.put(&self.id, json)
+            }
             Err(error) => refuse(format!("the asset {} cannot be stored: {error}", self.id)),
         }
     }
@@ -60,7 +66,7 @@ fn create(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     if stub.get(&asset.id)?.is_some() {
         return refuse(format!("the asset {} already exists", asset.id));
     }
-    asset.store(stub)?;
+    asset.store(stub, "CreateAsset")?;
     Ok(None)
 }
 
@@ -72,13 +78,14 @@ fn read(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
 fn update(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let asset = Asset::from_args(args)?;
     existing(stub, &asset.id)?;
-    asset.store(stub)?;
+    asset.store(stub, "UpdateAsset")?;
     Ok(None)
 }
 
 fn delete(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let [id] = args.expect(["id"])?;
-    existing(stub, id)?;
+    let asset = existing(stub, id)?;
+    stub.tell("DeleteAsset", asset);
     stub.delete(id)?;
     Ok(None)
 }
@@ -88,7 +95,7 @@ fn transfer(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let [id, new_owner] = args.expect(["id", "newOwner"])?;
     let mut asset = Asset::parse(&existing(stub, id)?)?;
     let old_owner = std::mem::replace(&mut asset.owner, new_owner.to_owned());
-    asset.store(stub)?;
+    asset.store(stub, "TransferAsset")?;
     Ok(Some(old_owner))
 }
 

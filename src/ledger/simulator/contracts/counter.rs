@@ -20,7 +20,7 @@ fn set(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     Ok(None)
 }
 
-/// Returns the new value.
+/// Returns the new value. Its event `Added` carries the counter's name.
 fn add(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let [name, delta] = args.expect(["name", "delta"])?;
     let delta = parse("delta", delta)?;
@@ -29,6 +29,7 @@ fn add(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
         return refuse(format!("overflow: {name} is {value}, {delta} cannot be added"));
     };
     stub.put(name, new.to_string())?;
+    stub.tell("Added", name);
     Ok(Some(new.to_string()))
 }
 

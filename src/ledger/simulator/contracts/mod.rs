@@ -136,6 +136,11 @@ fn not_empty<'a>(name: &str, value: &'a str) -> Result<&'a str, ContractError> {
 /// All contracts of the simulator.
 static ALL: [&Contract; 3] = [&basic::CONTRACT, &token::CONTRACT, &counter::CONTRACT];
 
+/// Whether there is a contract of this name.
+pub(crate) fn exists(name: &str) -> bool {
+    ALL.iter().any(|contract| contract.name == name)
+}
+
 /// A name that stands for nothing.
 #[derive(Debug, Error)]
 pub(super) enum Unknown {

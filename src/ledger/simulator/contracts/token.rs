@@ -1,7 +1,8 @@
 //! `token`: balances of accounts. Amounts are whole, never negative, and fit 128 bits.
 //!
 //! Invariant: transfers conserve the sum of all balances. There is no total supply key: every mint would
-//! conflict with every other one.
+//! conflict with every other one. A change sets the event `Transfer`, which carries `{"from", "to", "amount"}` as
+//! JSON; `from` is empty if it was minted.
 
 use super::{Args, Contract, ContractError, Function, Returned, Stub, not_empty, refuse};
 use crate::kv::KvError;
@@ -21,6 +22,7 @@ fn mint(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let amount = parse_amount(amount)?;
     let new = credit(account, balance(stub, account)?, amount)?;
     stub.put(account, new.to_string())?;
+    tell(stub, "", account, amount);
     Ok(Some(new.to_string()))
 }
 
@@ -28,6 +30,7 @@ fn transfer(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     let [from, to, amount] = args.expect(["from", "to", "amount"])?;
     let amount = parse_amount(amount)?;
     let held = balance(stub, from)?;
+    tell(stub, from, to, amount);
     let Some(left) = held.checked_sub(amount) else {
         return refuse(format!(
             "insufficient funds: {from} holds {held}, {amount} are needed"
@@ -43,6 +46,11 @@ fn transfer(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
     stub.put(from, left.to_string())?;
     stub.put(to, new.to_string())?;
     Ok(None)
+}
+
+fn tell(stub: &mut Stub<'_>, from: &str, to: &str, amount: u128) {
+    let event = serde_json::json!({"from": from, "to": to, "amount": amount.to_string()});
+    stub.tell("Transfer", event.to_string());
 }
 
 fn balance_of(stub: &mut Stub<'_>, args: Args<'_>) -> Returned {
