@@ -8,6 +8,8 @@
     reason = "a benchmark may panic"
 )]
 
+pub mod ledger;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

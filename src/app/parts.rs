@@ -12,7 +12,8 @@ use crate::config::{BackendSettings, LedgerSettings, QueueSettings, Settings, St
 use crate::domain::{LedgerName, Timestamp};
 use crate::kv;
 use crate::ledger::LedgerBackend;
-use crate::ledger::simulator::{RemoteSimulator, SimulatorLedger};
+use crate::ledger::fabric::FabricLedger;
+use crate::ledger::simulator::SimulatorLedger;
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::queue::embedded::EmbeddedQueue;
@@ -116,8 +117,9 @@ pub(super) fn open_ledger(
                 .with_context(|| format!("open ledger {name}"))?;
             Ok(Arc::new(ledger))
         }
-        BackendSettings::RemoteSimulator { url } => {
-            let ledger = RemoteSimulator::new(url, tasks).with_context(|| format!("open ledger {name}"))?;
+        BackendSettings::Fabric(fabric) => {
+            let ledger = FabricLedger::open(fabric.as_ref().clone(), clock.clone(), tasks, stop.clone())
+                .with_context(|| format!("open ledger {name}"))?;
             Ok(Arc::new(ledger))
         }
     }

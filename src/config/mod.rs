@@ -7,11 +7,15 @@
 //!
 //! `tree` holds what was written and where, `reader` takes it apart key by key, `schema` lists the keys.
 
+mod fabric;
+#[cfg(test)]
+mod fabric_tests;
 mod postgres;
 mod problem;
 mod rabbitmq;
 mod reader;
 mod schema;
+mod secret;
 mod server_url;
 mod settings;
 #[cfg(test)]
@@ -23,9 +27,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use fabric::is_chaincode_name;
+pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;
 pub use problem::{ConfigError, Origin, Problem};
 pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
+pub use secret::Secret;
 pub use server_url::ServerUrl;
 pub use settings::{
     BackendSettings, BackpressureMode, BackpressureSettings, EmbeddedStoreSettings, HttpSettings,

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fabric::pem_file;
 use super::reader::{Section, quoted};
 use super::server_url::{ServerUrl, server_url};
 
@@ -59,14 +60,10 @@ impl QueueType {
 }
 
 pub(super) fn read(section: &mut Section<'_>) -> RabbitSettings {
-    let path = |text: &str| match text.is_empty() || text.contains('\0') {
-        true => Err(format!("is {}", quoted(text))),
-        false => Ok(PathBuf::from(text)),
-    };
     let url = server_url(section, &["amqp", "amqps"], EXAMPLE);
-    let ca = section.optional("tls_ca", "write the path of a PEM file", path);
-    let cert = section.optional("tls_cert", "write the path of a PEM file", path);
-    let key = section.optional("tls_key", "write the path of a PEM file", path);
+    let ca = section.optional("tls_ca", "write the path of a PEM file", pem_file);
+    let cert = section.optional("tls_cert", "write the path of a PEM file", pem_file);
+    let key = section.optional("tls_key", "write the path of a PEM file", pem_file);
     for (name, set) in [("tls_ca", &ca), ("tls_cert", &cert), ("tls_key", &key)] {
         if set.is_some() && url.expose().scheme() != "amqps" {
             section.problem(

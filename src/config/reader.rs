@@ -249,13 +249,6 @@ impl<'f> Section<'f> {
         })
     }
 
-    /// Notes a mistake if `key`, which exists, was set where it has no meaning.
-    pub(super) fn refuse(&mut self, key: &'static str, what: &str, remedy: &str) {
-        if self.take(key).is_some() {
-            self.problem(key, what, remedy);
-        }
-    }
-
     /// One of a few words, each standing for a value.
     pub(super) fn one_of<T: Copy>(
         &mut self,
@@ -283,6 +276,61 @@ impl<'f> Section<'f> {
         check: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         self.may_be(key, remedy, check, |text, _| format!("{text:?}"))
+    }
+
+    /// A text that has to be there.
+    pub(super) fn required<T: Default>(
+        &mut self,
+        key: &'static str,
+        remedy: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        let value = self.optional(key, remedy, check);
+        if !self.was_set(key) {
+            self.problem(key, "is missing", remedy);
+        }
+        value.unwrap_or_default()
+    }
+
+    /// Texts in a list; in a variable, separated by commas. Empty if there is none.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        remedy: &str,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let written = match self.take(key).map(|node| node.value) {
+            None => return Vec::new(),
+            Some(Value::List(texts)) => texts,
+            Some(Value::Untyped(text)) => {
+                let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+                texts.map(str::to_owned).collect()
+            }
+            Some(value) => {
+                self.problem(key, format!("is {}", describe(&value)), remedy);
+                return Vec::new();
+            }
+        };
+        self.effective(key, format_args!("{written:?}"));
+        let mut values = Vec::with_capacity(written.len());
+        for checked in written.iter().map(|text| check(text)) {
+            match checked {
+                Ok(value) => values.push(value),
+                Err(what) => self.problem(key, what, remedy),
+            }
+        }
+        values
+    }
+
+    /// A whole number that need not be there.
+    pub(super) fn optional_u64(&mut self, key: &'static str) -> Option<u64> {
+        self.left
+            .contains_key(key)
+            .then(|| self.u64_in(key, 0, 0..=u64::MAX))
+            .or_else(|| {
+                self.taken.insert(key, Origin::BuiltIn);
+                None
+            })
     }
 
     /// A text that need not be there and that nobody may see: neither its value nor what is wrong with it is
@@ -358,11 +406,6 @@ impl<'f> Section<'f> {
         (before == self.findings.problems.borrow().len()).then_some(kind)
     }
 
-    /// Whether the section is of the kind `offered`, the only one there is so far.
-    pub(super) fn is_kind(&mut self, offered: &'static str) -> bool {
-        self.kind(&[offered]).is_some()
-    }
-
     /// Whether `key`, already taken, was set by somebody.
     pub(super) fn was_set(&self, key: &str) -> bool {
         self.origin(key) != Origin::BuiltIn
@@ -400,7 +443,9 @@ fn number(node: Node) -> Number {
             }
         }
         Value::Text(text) => Number::No(format!("the text {}", quoted(&text))),
-        value @ (Value::Table(_) | Value::Flag(_) | Value::Other(_)) => Number::No(describe(&value)),
+        value @ (Value::Table(_) | Value::List(_) | Value::Flag(_) | Value::Other(_)) => {
+            Number::No(describe(&value))
+        }
     }
 }
 
@@ -411,6 +456,7 @@ fn describe(value: &Value) -> String {
         Value::Float(number) => format!("the number {number}"),
         Value::Flag(flag) => flag.to_string(),
         Value::Table(_) => "a section".to_owned(),
+        Value::List(_) => "a list".to_owned(),
         Value::Other(name) => (*name).to_owned(),
     }
 }

@@ -18,7 +18,7 @@ use super::settings::{
     Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{postgres, rabbitmq};
+use super::{fabric, postgres, rabbitmq};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -57,7 +57,7 @@ fn what_only_one_can_have(root: &Section<'_>, settings: &Settings) {
         root.problem(
             "ledgers",
             format!("does not fit: store.kind is \"postgres\", which several gateways may share, and {name} is a simulator that each of them has for itself"),
-            format!("set ledgers.{name}.url to a ledger of its own, started with `sluicegate devnet`"),
+            format!("set ledgers.{name}.kind = \"fabric\" and name a network that all reach; `sluicegate devnet` is one to try out"),
         );
     }
 }
@@ -241,21 +241,25 @@ fn ledgers(root: &mut Section<'_>, findings: &Findings) -> BTreeMap<LedgerName, 
 /// another ledger into being.
 fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
     let default = LedgerSettings::default();
-    let available = section.is_kind("simulator");
+    let kind = section.kind(&["simulator", "fabric"]);
     if let Some(variable) = unheard.filter(|_| !section.was_set("kind")) {
         let remedy = "correct the name, or set its `kind` to configure another ledger";
         let what = "is a ledger that the file does not know";
         section.problem_at(variable, "", what.to_owned(), remedy.to_owned());
     }
-    let backend = match available {
-        true => simulator(&mut section),
-        false => default.backend,
+    let mut backend = match kind {
+        Some("fabric") => BackendSettings::Fabric(Box::new(fabric::read(&mut section))),
+        Some(_) => simulator(&mut section),
+        None => default.backend,
     };
     let worker = worker(section.section("worker"));
     let retry = retry(section.section("retry"), &default.retry);
-    match available {
-        true => section.finish(),
-        false => section.finish_unread(),
+    if let BackendSettings::Fabric(fabric) = &mut backend {
+        fabric::within_lease(&section, fabric, worker.lease);
+    }
+    match kind {
+        Some(_) => section.finish(),
+        None => section.finish_unread(),
     }
     LedgerSettings {
         backend,
@@ -264,42 +268,12 @@ fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
     }
 }
 
-/// A simulator: with `url` in another process, which then decides about its blocks.
 fn simulator(section: &mut Section<'_>) -> BackendSettings {
-    let url = section.optional(
-        "url",
-        "write the address of a devnet, such as \"http://127.0.0.1:7060\"",
-        |text| match url::Url::parse(text) {
-            Ok(url) if is_plain(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
-            _ => Err(format!("is {}", quoted(text))),
-        },
-    );
-    if section.was_set("url") {
-        for (key, option) in [
-            ("batch_timeout_ms", "--batch-timeout-ms"),
-            ("max_message_count", "--max-message-count"),
-        ] {
-            section.refuse(
-                key,
-                "is for the devnet to decide, because `url` is set",
-                &format!("remove it here and give {option} to `sluicegate devnet`"),
-            );
-        }
-        return BackendSettings::RemoteSimulator {
-            url: url.unwrap_or_default(),
-        };
-    }
     let default = SimulatorSettings::default();
     BackendSettings::Simulator(SimulatorSettings {
         batch_timeout: section.duration_ms("batch_timeout_ms", default.batch_timeout, 1..=60_000),
         max_message_count: count(section, "max_message_count", default.max_message_count, 100_000),
     })
-}
-
-/// Whether an address is `http://HOST:PORT` and nothing else.
-fn is_plain(url: &url::Url) -> bool {
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    bare && url.scheme() == "http" && url.has_host() && url.username().is_empty() && url.password().is_none()
 }
 
 /// A whole number from 1 to `most`.

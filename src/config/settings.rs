@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
@@ -323,14 +324,11 @@ impl Default for LedgerSettings {
 pub enum BackendSettings {
     /// A ledger inside this process that behaves like Fabric.
     Simulator(SimulatorSettings),
-    /// The same in a process of its own, `sluicegate devnet`, which several gateways can share.
-    RemoteSimulator {
-        /// Its address, `http://HOST:PORT`.
-        url: String,
-    },
+    /// A channel of a Hyperledger Fabric network.
+    Fabric(Box<FabricSettings>),
 }
 
-/// `[ledgers.<name>]` of kind `simulator` without `url`.
+/// `[ledgers.<name>]` of kind `simulator`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimulatorSettings {
     /// A block is cut this long after its first transaction at the latest.

@@ -29,6 +29,10 @@ fn only_problem(text: &str, variables: &[(&str, &str)]) -> String {
     problems.remove(0)
 }
 
+/// A ledger that several gateways can share.
+const FABRIC: &str = "[ledgers.main]\nkind = 'fabric'\npeers = ['http://peer:7051']\nchannel = 'c'\nmsp_id = 'm'\n\
+                      certificate = 'c.pem'\nprivate_key = 'k.pem'\n";
+
 #[test]
 fn the_shipped_file_says_what_is_built_in() {
     let (shipped, effective) =
@@ -179,11 +183,11 @@ fn rates_must_be_positive_numbers() {
 #[test]
 fn kinds_of_other_versions_are_refused_without_blaming_their_keys() {
     let text = "[store]\nkind = 'couchdb'\nurl = 'http://'\n[queue]\nkind = 'kafka'\nurl = 'kafka://'\n\
-                [ledgers.main]\nkind = 'fabric'\nchannel = 'c'\n[ledgers.main.worker]\nburst = 0\n";
+                [ledgers.main]\nkind = 'evm'\nchannel = 'c'\n[ledgers.main.worker]\nburst = 0\n";
     insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
     config.toml:2: store.kind is "couchdb", which is not available; this version offers only kind = "embedded" or kind = "postgres"
     config.toml:5: queue.kind is "kafka", which is not available; this version offers only kind = "embedded" or kind = "rabbitmq"
-    config.toml:8: ledgers.main.kind is "fabric", which is not available; this version offers only kind = "simulator"
+    config.toml:8: ledgers.main.kind is "evm", which is not available; this version offers only kind = "simulator" or kind = "fabric"
     config.toml:11: ledgers.main.worker.burst is 0; write a whole number from 1 to 1000000
     "#);
 }
@@ -191,7 +195,8 @@ fn kinds_of_other_versions_are_refused_without_blaming_their_keys() {
 #[test]
 fn servers_are_configured_by_address_and_name_and_password_may_stand_apart() {
     let text = "[store]\nkind = 'postgres'\nurl = 'postgres://db.example/gate'\n[queue]\nkind = 'rabbitmq'\n\
-                url = 'amqps://me:old@mq.example/vhost'\ntls_ca = 'ca.pem'\nqueue_type = 'classic'\n[ledgers.main]\nurl = 'http://ledger:7060'\n";
+                url = 'amqps://me:old@mq.example/vhost'\ntls_ca = 'ca.pem'\nqueue_type = 'classic'\n";
+    let text = &[text, FABRIC].concat();
     let password = [
         ("SLUICEGATE__QUEUE__PASSWORD", "hunter2"),
         ("SLUICEGATE__STORE__MIGRATE", "false"),
@@ -211,8 +216,8 @@ fn servers_are_configured_by_address_and_name_and_password_may_stand_apart() {
 #[test]
 fn what_is_wrong_with_a_server_is_told_without_its_password() {
     let text = "[store]\nkind = 'postgres'\nurl = 'mysql://me:hunter2@db/x'\nmigrate = 'maybe'\n\
-                [queue]\nkind = 'rabbitmq'\nurl = 'amqp://me:hunter2@'\npassword = 2\ntls_cert = 'c.pem'\nprefix = ' '\n\
-                [ledgers.main]\nurl = 'http://ledger:7060'\n";
+                [queue]\nkind = 'rabbitmq'\nurl = 'amqp://me:hunter2@'\npassword = 2\ntls_cert = 'c.pem'\nprefix = ' '\n";
+    let text = &[text, FABRIC].concat();
     insta::assert_snapshot!(problems(text, &[]).join("\n"), @r#"
     config.toml:3: store.url starts with "mysql:"; write an address such as "postgres://sluicegate@127.0.0.1:5432/sluicegate"
     config.toml:4: store.migrate is "maybe"; write true or false
@@ -227,51 +232,9 @@ fn what_is_wrong_with_a_server_is_told_without_its_password() {
 #[test]
 fn what_only_one_process_can_have_does_not_go_with_a_shared_store() {
     insta::assert_snapshot!(problems("[store]\nkind = 'postgres'\n", &[]).join("\n"), @r#"
-    built in: ledgers does not fit: store.kind is "postgres", which several gateways may share, and main is a simulator that each of them has for itself; set ledgers.main.url to a ledger of its own, started with `sluicegate devnet`
+    built in: ledgers does not fit: store.kind is "postgres", which several gateways may share, and main is a simulator that each of them has for itself; set ledgers.main.kind = "fabric" and name a network that all reach; `sluicegate devnet` is one to try out
     built in: queue does not fit: store.kind is "postgres", which several gateways may share, and an embedded queue cannot tell which of them is to submit; set queue.kind = "rabbitmq" and queue.url, or store.kind = "embedded"
     "#);
-}
-
-#[test]
-fn a_simulator_elsewhere_cuts_its_own_blocks() {
-    let main = |url: &str| format!("[ledgers.main]\nurl = {url:?}\n");
-    let settings = read(&main("http://127.0.0.1:7060/"), &[]).expect("valid");
-    let url = "http://127.0.0.1:7060".to_owned();
-    assert_eq!(
-        settings.ledgers["main"].backend,
-        BackendSettings::RemoteSimulator { url }
-    );
-    let (_, shown) = merge(Some(("config.toml", main("http://[::1]:7060").as_bytes())), []).expect("valid");
-    let shown: Vec<_> = shown.iter().map(ToString::to_string).collect();
-    assert!(
-        shown.contains(&"ledgers.main.url = \"http://[::1]:7060\"".to_owned()),
-        "{shown:#?}"
-    );
-    assert!(
-        !shown
-            .iter()
-            .any(|line| line.starts_with("ledgers.main.batch_timeout_ms")),
-        "{shown:#?}"
-    );
-
-    let text = main("http://devnet") + "batch_timeout_ms = 5\nmax_message_count = 7\n";
-    insta::assert_snapshot!(problems(&text, &[]).join("\n"), @"
-    config.toml:3: ledgers.main.batch_timeout_ms is for the devnet to decide, because `url` is set; remove it here and give --batch-timeout-ms to `sluicegate devnet`
-    config.toml:4: ledgers.main.max_message_count is for the devnet to decide, because `url` is set; remove it here and give --max-message-count to `sluicegate devnet`
-    ");
-    for bad in [
-        "",
-        "127.0.0.1:7060",
-        "https://devnet",
-        "http://devnet/x",
-        "http://devnet?x",
-        "http://me@devnet",
-    ] {
-        assert!(
-            only_problem(&main(bad), &[]).starts_with("config.toml:2: ledgers.main.url is"),
-            "{bad}"
-        );
-    }
 }
 
 #[test]

@@ -38,8 +38,11 @@ pub(super) enum Value {
     Untyped(String),
     /// A section.
     Table(Table),
-    /// A kind of value that no setting has: its name.
+    /// A list of strings.
+    List(Vec<String>),
+    /// `true` or `false`.
     Flag(bool),
+    /// A kind of value that no setting has: its name.
     Other(&'static str),
 }
 
@@ -101,7 +104,14 @@ fn read(value: &DeValue<'_>, lines: &Lines) -> Value {
         DeValue::Table(inner) => Value::Table(table(inner, lines)),
         DeValue::Boolean(flag) => Value::Flag(*flag),
         DeValue::Datetime(_) => Value::Other("a date or time"),
-        DeValue::Array(_) => Value::Other("a list"),
+        DeValue::Array(items) => {
+            let texts = items
+                .iter()
+                .map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts
+                .collect::<Option<_>>()
+                .map_or(Value::Other("a list"), Value::List)
+        }
     }
 }
 

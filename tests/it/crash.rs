@@ -124,7 +124,7 @@ pub(crate) fn http() -> reqwest::Client {
 
 /// Posts one `Add` after the other, repeating each with its key until it is acknowledged; answers ids and
 /// counters. One in four is sent once more after that, as a client does that lost the answer.
-async fn client(
+pub(crate) async fn client(
     number: u64,
     seed: u64,
     address: watch::Receiver<String>,
@@ -168,13 +168,13 @@ async fn client(
     accepted
 }
 
-struct Api {
-    http: reqwest::Client,
-    address: String,
+pub(crate) struct Api {
+    pub(crate) http: reqwest::Client,
+    pub(crate) address: String,
 }
 
 impl Api {
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let answer = self
             .http
             .get(format!("{}{path}", self.address))
@@ -205,7 +205,7 @@ impl Api {
     }
 }
 
-async fn judge(api: &Api, accepted: &[(String, u64)]) {
+pub(crate) async fn judge(api: &Api, accepted: &[(String, u64)]) {
     let start = Instant::now();
     while api.get("/v1/ledgers").await["items"][0]["backlog"] != 0 {
         assert!(
@@ -240,7 +240,7 @@ async fn judge(api: &Api, accepted: &[(String, u64)]) {
 }
 
 /// Stops the gateway as an operator would, and has its store checked.
-async fn end(mut gateway: Gateway, folder: &Path) {
+pub(crate) async fn end(mut gateway: Gateway, folder: &Path) {
     let id = gateway.process.id().expect("runs").to_string();
     let told = Command::new("kill")
         .args(["-TERM", &id])

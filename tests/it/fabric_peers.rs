@@ -1,0 +1,184 @@
+//! Several peers of one network: when one cannot be reached, hangs, or sends no blocks, the next one is used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use sluicegate::clock::SystemClock;
+use sluicegate::config::{self, BackendSettings, FabricSettings};
+use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Prepared, Request};
+use sluicegate::ledger::fabric::FabricLedger;
+use sluicegate::ledger::{LedgerBackend, Outcomes, PrepareError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::proxy::{Fault, Proxy};
+use crate::support::DEADLINE;
+use crate::support::fabric::FabricDevnet;
+
+/// A network whose one peer looks like two, each behind a line that may break.
+struct Network {
+    lines: Vec<Proxy>,
+    ledger: FabricLedger,
+    devnet: FabricDevnet,
+    _folder: tempfile::TempDir,
+}
+
+impl Network {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let devnet = FabricDevnet::start(&folder.path().join("devnet"), &["--no-tls"]).await;
+        let port = devnet.address.port();
+        let lines = vec![Proxy::before(port).await, Proxy::before(port).await];
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, &devnet.section).expect("writes");
+        let mut settings = fabric(&file);
+        settings.peers = lines
+            .iter()
+            .map(|line| {
+                format!("http://127.0.0.1:{}", line.port)
+                    .parse()
+                    .expect("an address")
+            })
+            .collect();
+        settings.endorse_timeout = Duration::from_millis(500);
+        settings.submit_timeout = Duration::from_millis(500);
+        settings.stall_after = Duration::from_secs(1);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let ledger = FabricLedger::open(settings, Arc::new(SystemClock), &tasks, stop).expect("opens");
+        Self {
+            lines,
+            ledger,
+            devnet,
+            _folder: folder,
+        }
+    }
+
+    async fn prepare(&self) -> Result<Prepared, PrepareError> {
+        let request = Request {
+            ledger: LedgerName::new("main").expect("valid"),
+            contract: "counter".into(),
+            function: "Set".into(),
+            args: vec![Argument::text("c"), Argument::text("1")],
+            transient: Default::default(),
+            conflict_keys: Vec::new(),
+            expires_in_seconds: None,
+            metadata: Default::default(),
+        };
+        self.ledger.prepare(&request).await
+    }
+
+    /// Sends until it is taken, as a lane does: the same bytes are sent again.
+    async fn submit(&self) -> LedgerTxId {
+        let send = async {
+            let prepared = loop {
+                if let Ok(prepared) = self.prepare().await {
+                    break prepared;
+                }
+            };
+            while self.ledger.submit(&prepared).await.is_err() {}
+            prepared.tx_id
+        };
+        tokio::time::timeout(DEADLINE, send)
+            .await
+            .expect("is taken in time")
+    }
+}
+
+fn fabric(file: &std::path::Path) -> FabricSettings {
+    let settings = config::load(Some(file)).expect("the section is valid").settings;
+    match settings.ledgers.into_values().next().map(|ledger| ledger.backend) {
+        Some(BackendSettings::Fabric(fabric)) => *fabric,
+        other => panic!("no Fabric ledger: {other:?}"),
+    }
+}
+
+async fn is_told(stream: &mut Outcomes, id: &LedgerTxId) {
+    let told = async {
+        loop {
+            let group = stream.next().await.expect("goes on");
+            if let Some((_, outcome)) = group.outcomes.iter().find(|(told, _)| told == id) {
+                assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, told)
+        .await
+        .expect("is told in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_gone_is_replaced_at_once_and_the_stream_has_no_gap() {
+    let network = Network::start().await;
+    let mut stream = network.ledger.outcomes(None);
+    let first = network.submit().await;
+    is_told(&mut stream, &first).await;
+    for (gone, back) in [(0, 1), (1, 0)] {
+        network.lines[back].set(Fault::None);
+        network.lines[gone].set(Fault::Cut);
+        let one = network.submit().await;
+        let two = network.submit().await;
+        is_told(&mut stream, &one).await;
+        is_told(&mut stream, &two).await;
+    }
+    network.devnet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_hangs_costs_one_timeout() {
+    let network = Network::start().await;
+    network.prepare().await.expect("both are well");
+    network.lines[0].set(Fault::Stall);
+    let hung = network.prepare().await;
+    assert!(
+        matches!(&hung, Err(PrepareError::Unavailable(cause)) if cause.code == "TIMEOUT"),
+        "{hung:?}"
+    );
+    network.prepare().await.expect("the other one answers");
+    network.devnet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stalls_is_taken_from_the_next_peer() {
+    let network = Network::start().await;
+    let mut stream = network.ledger.outcomes(None);
+    let first = network.submit().await;
+    is_told(&mut stream, &first).await;
+    // Nothing closes this line: only the missing block shows that it is dead.
+    network.lines[0].set(Fault::HalfOpen);
+    let unheard = network.submit().await;
+    is_told(&mut stream, &unheard).await;
+    network.devnet.stop().await;
+}
+
+/// The connection of such a peer comes about; what never ends is the handshake of TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_connections_and_says_nothing_is_passed_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let devnet = FabricDevnet::start(&folder.path().join("devnet"), &[]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, &devnet.section).expect("writes");
+    let mut settings = fabric(&file);
+    let port = silent.local_addr().expect("is bound").port();
+    settings.peers.insert(
+        0,
+        format!("https://127.0.0.1:{port}").parse().expect("an address"),
+    );
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let ledger = FabricLedger::open(settings, Arc::new(SystemClock), &tasks, stop).expect("opens");
+    let network = Network {
+        lines: Vec::new(),
+        ledger,
+        devnet,
+        _folder: folder,
+    };
+    let mut stream = network.ledger.outcomes(None);
+    // The lane gives a call up after five seconds.
+    let prepared = tokio::time::timeout(Duration::from_secs(5), network.prepare()).await;
+    prepared.expect("in time").expect("the other one answers");
+    let id = network.submit().await;
+    is_told(&mut stream, &id).await;
+    network.devnet.stop().await;
+}
