@@ -1,4 +1,5 @@
-//! `sluicegate ready`: whether a gateway would take requests now, for probes of containers without a shell.
+//! `sluicegate ready`: whether a gateway, or a devnet, would take requests now, for probes of containers without a
+//! shell.
 
 use std::process::ExitCode;
 
@@ -13,7 +14,8 @@ use super::{Client, DEFAULT_URL, GatewayArgs, json, print};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sluicegate ready
-  sluicegate ready --url http://gateway.example:8080")]
+  sluicegate ready --url http://gateway.example:8080
+  sluicegate ready --url http://127.0.0.1:7052      (a devnet with --control 127.0.0.1:7052)")]
 pub struct ReadyArgs {
     /// Address of the gateway
     #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = DEFAULT_URL, value_parser = base_url)]

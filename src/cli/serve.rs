@@ -110,7 +110,14 @@ fn summary(settings: &Settings) -> String {
         .map(|(name, ledger)| {
             let kind = match &ledger.backend {
                 BackendSettings::Simulator(_) => "simulator".to_owned(),
-                BackendSettings::RemoteSimulator { url } => format!("simulator at {url}"),
+                BackendSettings::Fabric(fabric) => {
+                    let peers: Vec<_> = fabric
+                        .peers
+                        .iter()
+                        .map(|peer| peer.as_str().trim_end_matches('/'))
+                        .collect();
+                    format!("fabric channel {} at {}", fabric.channel, peers.join(", "))
+                }
             };
             format!("{name} ({kind}, up to {} tx/s)", ledger.worker.rate_per_second)
         })

@@ -31,7 +31,7 @@ async fn a_gateway_with_a_broker_survives_everything_at_once() {
 
 async fn campaign(mut site: Site, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let load = Load::start(6, Duration::from_millis(20), &site.addresses);
+    let load = Load::start(6, Duration::from_millis(50), &site.addresses);
     tokio::time::sleep(QUEUE_SETTLES).await;
     let start = Instant::now();
     let mut blows = 0;
@@ -46,7 +46,7 @@ async fn campaign(mut site: Site, seed: u64) {
     eprintln!(
         "seed {seed}: {} accepted, {repeated} of them with retries, over {blows} blows; {} submissions came twice",
         accepted.len(),
-        site.ledger.repeated().len()
+        site.ledger.repeated().await.len()
     );
 }
 

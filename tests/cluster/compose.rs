@@ -28,7 +28,7 @@ fn variables(section: &str) -> BTreeMap<String, String> {
 #[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
 async fn the_gateways_of_the_compose_file_work() {
     let (broker, server) = tokio::task::block_in_place(|| (Broker::to_break(), Server::start(&[])));
-    let ledger = Recorder::start().await;
+    let ledger = Recorder::start(true).await;
     server.sql("postgres", "CREATE ROLE gate LOGIN PASSWORD 'sluice'");
     server.sql("postgres", "CREATE DATABASE gate OWNER gate");
     broker.ctl(&["add_user", "gate", "sluice"]);
@@ -47,7 +47,8 @@ async fn the_gateways_of_the_compose_file_work() {
             let value = value
                 .replace("rabbitmq:5672", &place(broker.url()))
                 .replace("postgres:5432", &place(&server.url("gate")))
-                .replace("ledger:7060", &format!("127.0.0.1:{}", ledger.port));
+                .replace("devnet:7051", &ledger.address.to_string())
+                .replace("/devnet", ledger.folder().to_str().expect("UTF-8"));
             (key, value)
         };
         variables.into_iter().map(moved).collect()
@@ -75,7 +76,7 @@ async fn the_gateways_of_the_compose_file_work() {
         assert_eq!(answer.status(), 200, "{}", answer.text().await.expect("text"));
     }
     assert_eq!(
-        ledger.counter("visits").await,
+        nodes[0].counter("visits").await,
         2,
         "the two of the cluster share a ledger"
     );

@@ -1,5 +1,5 @@
 //! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
-//! may go wrong between them. The ledger is the simulator, served over a socket by the test itself.
+//! may go wrong between them. The ledger is a Fabric network, a devnet in the test's own process.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +16,7 @@ mod node;
 mod oracle;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;

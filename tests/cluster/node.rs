@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -102,6 +102,17 @@ impl Node {
         sample
             .and_then(|line| line.rsplit(' ').next())
             .map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// What the counter `key` stands at, asked of the ledger.
+    pub(crate) async fn counter(&self, key: &str) -> u64 {
+        let body = json!({"ledger": "main", "contract": "counter", "function": "Get", "args": [key]});
+        let request = http().post(format!("{}/v1/query", self.address));
+        let answer = request.json(&body).send().await.expect("answers");
+        let status = answer.status();
+        let answer: Value = answer.json().await.expect("JSON");
+        assert!(status.is_success(), "{status} {answer}");
+        answer["result"].as_u64().expect("a number")
     }
 
     /// Whether it submits: of several workers, one does.

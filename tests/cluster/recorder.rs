@@ -1,121 +1,113 @@
-//! The ledger of all these tests: the simulator, served over a socket from the test's own process, with every
-//! submission and its moment written down. It outlives every gateway, so it can tell what came twice.
+//! The ledger of all these tests: a devnet in the test's own process, whose chain keeps every submission and its
+//! moment, repeats included. It outlives every gateway, so it can tell what came twice.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use async_trait::async_trait;
-use serde_json::value::RawValue;
-use sluicegate::clock::SystemClock;
+use serde::Deserialize;
+use serde_json::Value;
+use sluicegate::app::devnet::{DevnetSettings, build};
 use sluicegate::config::SimulatorSettings;
-use sluicegate::domain::{Argument, Cause, LedgerTxId, Outcome, Prepared, Request};
-use sluicegate::kv::{self, EngineKind};
-use sluicegate::ledger::simulator::{SimulatorLedger, serve};
-use sluicegate::ledger::{
-    LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable,
-};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use sluicegate::devnet::{NetworkSettings, Policy};
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::spawn;
+use crate::support::{eventually, http, spawn};
 
+/// One arrival at the ledger.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Sent {
+    block: u64,
+    id: String,
+    /// In ms since 1970.
+    pub(crate) arrived_at: u64,
+}
+
+/// The devnet; it ends with the runtime of its test.
 pub(crate) struct Recorder {
-    ledger: SimulatorLedger,
-    sent: Mutex<Vec<(LedgerTxId, Instant)>>,
-    pub(crate) port: u16,
-    _folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    control: String,
+    http: reqwest::Client,
+    /// What was read from the chain so far.
+    sent: Mutex<Vec<Sent>>,
+    folder: tempfile::TempDir,
 }
 
 impl Recorder {
-    pub(crate) async fn start() -> Arc<Self> {
+    pub(crate) async fn start(tls: bool) -> Arc<Self> {
         let folder = tempfile::tempdir().expect("folder");
-        let engine = kv::open(EngineKind::Redb, &folder.path().join("chain"), 1 << 20).expect("opens");
-        let blocks = SimulatorSettings {
-            batch_timeout: Duration::from_millis(20),
-            max_message_count: 100.try_into().expect("not zero"),
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = DevnetSettings {
+            listen: any_port,
+            folder: folder.path().to_owned(),
+            network: NetworkSettings {
+                organisations: 1,
+                policy: Policy::Majority,
+                channel: "mychannel".to_owned(),
+                gateway_limit: 500,
+                tls,
+                tls_names: Vec::new(),
+                blocks: SimulatorSettings {
+                    batch_timeout: Duration::from_millis(20),
+                    max_message_count: 100.try_into().expect("not zero"),
+                },
+                faults: Vec::new(),
+                crash_at: None,
+            },
+            control: Some(any_port),
         };
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let ledger = SimulatorLedger::open(engine, blocks, Arc::new(SystemClock), &tasks, stop.clone());
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+        let devnet = build(&settings).await.expect("a devnet");
         let recorder = Arc::new(Self {
-            ledger: ledger.expect("opens"),
+            address: devnet.address(),
+            control: format!("http://{}", devnet.control_address().expect("is served")),
+            http: http(),
             sent: Mutex::default(),
-            port: listener.local_addr().expect("is bound").port(),
-            _folder: folder,
+            folder,
         });
-        spawn(serve(listener, recorder.clone(), stop));
+        spawn(devnet.run(std::future::pending()));
         recorder
     }
 
-    /// Every submission so far, in order.
-    pub(crate) fn sent(&self) -> Vec<(LedgerTxId, Instant)> {
-        self.sent.lock().expect("lock").clone()
+    /// Where its certificates and keys are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Every submission that is in a block so far, as they arrived.
+    pub(crate) async fn sent(&self) -> MutexGuard<'_, Vec<Sent>> {
+        let mut sent = self.sent.lock().await;
+        let next = sent.iter().map(|one| one.block + 1).max().unwrap_or(1);
+        let new = self.get(&format!("/transactions?from={next}")).await;
+        let new: Vec<Sent> = serde_json::from_value(new).expect("transactions");
+        sent.extend(new);
+        sent.sort_by_key(|one| one.arrived_at);
+        sent
+    }
+
+    /// Every submission there was: the chain holds as many as there were calls.
+    pub(crate) async fn all_sent(&self) -> Vec<Sent> {
+        eventually("every submission is in a block", async || {
+            let calls = self.get("/").await["calls"]["submit"].as_u64();
+            let sent = self.sent().await;
+            (Some(sent.len() as u64) == calls).then(|| sent.clone())
+        })
+        .await
     }
 
     /// Submissions that came more than once, with how often.
-    pub(crate) fn repeated(&self) -> BTreeMap<String, usize> {
+    pub(crate) async fn repeated(&self) -> BTreeMap<String, usize> {
         let mut times = BTreeMap::new();
-        for (tx_id, _) in self.sent() {
-            *times.entry(tx_id.to_string()).or_default() += 1;
+        for one in self.all_sent().await {
+            *times.entry(one.id).or_default() += 1;
         }
         times.retain(|_, times| *times > 1);
         times
     }
 
-    /// What the counter `key` stands at.
-    pub(crate) async fn counter(&self, key: &str) -> u64 {
-        let key: Argument = serde_json::from_value(key.into()).expect("an argument");
-        let query = Query {
-            contract: "counter".to_owned(),
-            function: "Get".to_owned(),
-            args: vec![key],
-        };
-        let answer = self.query(&query).await.expect("answers");
-        answer.get().parse().expect("a number")
-    }
-}
-
-#[async_trait]
-impl LedgerBackend for Recorder {
-    fn kind(&self) -> &'static str {
-        self.ledger.kind()
-    }
-
-    fn check(&self, request: &Request) -> Result<(), Unacceptable> {
-        self.ledger.check(request)
-    }
-
-    fn deduplicates(&self) -> bool {
-        self.ledger.deduplicates()
-    }
-
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
-        self.ledger.prepare(request).await
-    }
-
-    async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
-        self.sent
-            .lock()
-            .expect("lock")
-            .push((prepared.tx_id.clone(), Instant::now()));
-        self.ledger.submit(prepared).await
-    }
-
-    fn outcomes(&self) -> Outcomes {
-        self.ledger.outcomes()
-    }
-
-    async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
-        self.ledger.lookup(tx_id).await
-    }
-
-    async fn query(&self, query: &Query) -> Result<Box<RawValue>, QueryError> {
-        self.ledger.query(query).await
-    }
-
-    async fn probe(&self) -> Result<(), Cause> {
-        self.ledger.probe().await
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(format!("{}{path}", self.control)).send().await;
+        answer.expect("answers").json().await.expect("JSON")
     }
 }

@@ -9,7 +9,8 @@ async fn migrate(url: &str, words: &[&str]) -> Ended {
     let text = format!(
         "[store]\nkind = 'postgres'\nurl = '{url}'\ntimeout_ms = 2000\n\
          [queue]\nkind = 'rabbitmq'\nurl = 'amqp://127.0.0.1:1'\n\
-         [ledgers.main]\nurl = 'http://127.0.0.1:1'\n"
+         [ledgers.main]\nkind = 'fabric'\npeers = ['http://127.0.0.1:1']\nchannel = 'c'\nmsp_id = 'm'\n\
+         certificate = 'c.pem'\nprivate_key = 'k.pem'\n"
     );
     std::fs::write(&config, text).expect("writes");
     let config = ["migrate", "--config", config.to_str().expect("UTF-8")];
@@ -21,12 +22,18 @@ async fn tables_are_made_once_and_a_check_makes_none() {
     let url = shared().database();
     for _ in 0..2 {
         let ended = migrate(&url, &["--check"]).await.expect(1);
-        assert_eq!(ended.out, "outstanding: 1 transactions\n");
+        assert_eq!(
+            ended.out,
+            "outstanding: 1 transactions\noutstanding: 2 checkpoints\n"
+        );
     }
     let ended = migrate(&url, &[]).await.expect(0);
-    assert_eq!(ended.out, "migrated: 1 transactions\nup to date: schema 1\n");
+    assert_eq!(
+        ended.out,
+        "migrated: 1 transactions\nmigrated: 2 checkpoints\nup to date: schema 2\n"
+    );
     for words in [&[][..], &["--check"]] {
-        assert_eq!(migrate(&url, words).await.expect(0).out, "up to date: schema 1\n");
+        assert_eq!(migrate(&url, words).await.expect(0).out, "up to date: schema 2\n");
     }
 }
 

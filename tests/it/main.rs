@@ -20,16 +20,25 @@ mod cli_server;
 mod cli_store;
 mod conflicts;
 mod crash;
+mod default_contract;
 mod devnet;
 mod disk;
+mod fabric_client;
+mod fabric_crash;
+mod fabric_faults;
+mod fabric_peers;
 mod idempotency;
 mod listing;
 mod operations;
 mod paging;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[allow(dead_code, reason = "shared with the cluster's tests; each uses a part of it")]
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod query;
 mod restart;
+mod resume;
 mod support;
 mod waiting;
 mod worker;

@@ -1,185 +1,23 @@
-//! The lane against a ledger that does what a test tells it to: each outcome, each doubt, each outage.
-//!
-//! The ledger counts what took effect by identifier, so "at most once" (I2) is checked where it matters.
+//! The lane against a ledger that does what a test tells it to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures_util::StreamExt;
-use serde_json::value::RawValue;
 use sluicegate::app::{self, App};
 use sluicegate::clock::{Clock, ManualClock, SystemClock};
 use sluicegate::config::{Settings, StoreSettings};
 use sluicegate::domain::{
-    AttemptOutcome, Cause, FailureCode, LedgerName, LedgerTxId, Outcome, Prepared, Receipt, Request, State,
-    Transaction, TransactionId,
+    AttemptOutcome, FailureCode, LedgerName, Request, State, Transaction, TransactionId,
 };
 use sluicegate::gateway::Gateway;
 use sluicegate::kv::{self, Batch, EngineKind};
-use sluicegate::ledger::{
-    LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable,
-};
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
+use sluicegate::ledger::LedgerBackend;
 use tokio_util::sync::CancellationToken;
 
-/// What the ledger does with one submission.
-#[derive(Debug, Clone, Copy)]
-enum Act {
-    /// Takes effect; the outcome is told.
-    Commit,
-    /// Takes effect; nobody is told.
-    CommitSilently,
-    /// Takes effect, but the reply to `submit` is lost and nobody is told.
-    CommitAndLoseReply,
-    /// The reply is lost, and so is the submission.
-    LoseAll,
-    Conflict,
-    Reject,
-    /// Refuses the connection: certainly nothing sent.
-    Refuse,
-}
-
-/// A ledger that follows a script; when that is at its end, it commits.
-struct Scripted {
-    script: Mutex<VecDeque<Act>>,
-    deduplicates: bool,
-    down: AtomicBool,
-    prepared: AtomicUsize,
-    probes: AtomicUsize,
-    /// Every `submit`, with its moment.
-    sent: Mutex<Vec<(LedgerTxId, Instant)>>,
-    effects: Mutex<BTreeMap<LedgerTxId, usize>>,
-    verdicts: Mutex<BTreeMap<LedgerTxId, Outcome>>,
-    outcomes: broadcast::Sender<(LedgerTxId, Outcome)>,
-}
-
-impl Scripted {
-    fn new(script: &[Act], deduplicates: bool) -> Arc<Self> {
-        Arc::new(Self {
-            script: Mutex::new(script.iter().copied().collect()),
-            deduplicates,
-            down: AtomicBool::new(false),
-            prepared: AtomicUsize::new(0),
-            probes: AtomicUsize::new(0),
-            sent: Mutex::default(),
-            effects: Mutex::default(),
-            verdicts: Mutex::default(),
-            outcomes: broadcast::Sender::new(1_024),
-        })
-    }
-
-    fn sends(&self) -> Vec<LedgerTxId> {
-        self.sent
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(id, _)| id.clone())
-            .collect()
-    }
-
-    fn effects(&self) -> usize {
-        self.effects.lock().unwrap().values().sum()
-    }
-}
-
-fn cause(code: &str) -> Cause {
-    Cause::new(code, "as the script says")
-}
-
-#[async_trait]
-impl LedgerBackend for Scripted {
-    fn kind(&self) -> &'static str {
-        "scripted"
-    }
-
-    fn check(&self, _: &Request) -> Result<(), Unacceptable> {
-        Ok(())
-    }
-
-    fn deduplicates(&self) -> bool {
-        self.deduplicates
-    }
-
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
-        if self.down.load(Ordering::SeqCst) {
-            return Err(PrepareError::Unavailable(cause("DOWN")));
-        }
-        if request.function == "Nonsense" {
-            return Err(PrepareError::Rejected(cause("BUSINESS_ERROR")));
-        }
-        let number = self.prepared.fetch_add(1, Ordering::SeqCst);
-        let tx_id = LedgerTxId(format!("tx-{number}-{}", TransactionId::new()));
-        Ok(Prepared {
-            tx_id,
-            envelope: "signed".into(),
-            response: None,
-        })
-    }
-
-    async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
-        let id = prepared.tx_id.clone();
-        self.sent.lock().unwrap().push((id.clone(), Instant::now()));
-        if self.deduplicates && self.effects.lock().unwrap().contains_key(&id) {
-            return Ok(());
-        }
-        let act = self.script.lock().unwrap().pop_front().unwrap_or(Act::Commit);
-        let (verdict, told) = match act {
-            Act::Commit => (self.commit(&id), true),
-            Act::CommitSilently | Act::CommitAndLoseReply => (self.commit(&id), false),
-            Act::Conflict => (Outcome::Conflict(cause("MVCC_READ_CONFLICT")), true),
-            Act::Reject => (Outcome::Rejected(cause("ENDORSEMENT_POLICY_FAILURE")), true),
-            Act::LoseAll => return Err(SubmitError::Unknown(cause("TIMEOUT"))),
-            Act::Refuse => return Err(SubmitError::Unavailable(cause("REFUSED"))),
-        };
-        self.verdicts.lock().unwrap().insert(id.clone(), verdict.clone());
-        if told {
-            let _nobody = self.outcomes.send((id, verdict));
-        }
-        match act {
-            Act::CommitAndLoseReply => Err(SubmitError::Unknown(cause("TIMEOUT"))),
-            _ => Ok(()),
-        }
-    }
-
-    fn outcomes(&self) -> Outcomes {
-        let stream = BroadcastStream::new(self.outcomes.subscribe());
-        Box::pin(stream.filter_map(async |outcome| Some(vec![outcome.ok()?])))
-    }
-
-    async fn lookup(&self, id: &LedgerTxId) -> Outcome {
-        let known = self.verdicts.lock().unwrap().get(id).cloned();
-        known.unwrap_or(Outcome::Unknown(cause("NOT_FOUND")))
-    }
-
-    async fn query(&self, _: &Query) -> Result<Box<RawValue>, QueryError> {
-        Err(QueryError::Rejected(cause("NO_QUERIES")))
-    }
-
-    async fn probe(&self) -> Result<(), Cause> {
-        self.probes.fetch_add(1, Ordering::SeqCst);
-        if self.down.load(Ordering::SeqCst) {
-            Err(cause("DOWN"))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Scripted {
-    fn commit(&self, id: &LedgerTxId) -> Outcome {
-        *self.effects.lock().unwrap().entry(id.clone()).or_default() += 1;
-        Outcome::Committed(Receipt {
-            tx_id: id.clone(),
-            block: 1,
-            result: None,
-        })
-    }
-}
+use crate::support::scripted::{Act, Scripted};
 
 /// A gateway whose only ledger is scripted.
 struct Lab {

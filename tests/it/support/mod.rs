@@ -3,7 +3,10 @@
 mod answer;
 mod app;
 pub(crate) mod cli;
+pub(crate) mod cut;
+pub(crate) mod fabric;
 pub(crate) mod raw;
+pub(crate) mod scripted;
 mod settings;
 
 use std::time::Duration;
