@@ -149,11 +149,11 @@ async fn a_graceful_stop_under_load_waits_for_what_was_begun_and_for_nothing_els
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_messages_that_are_lost_are_announced_again() {
-    let site = Site::broker().await;
+    // So slow that messages wait, however slow the machine is.
+    let site = Site::broker_with("rate_per_second = 200", "rate_per_second = 100").await;
     let mut accepted = Vec::new();
     for loss in ["purge_queue", "delete_queue"] {
-        // More than the worker may submit, so that messages wait.
-        let load = Load::start(24, Duration::from_millis(10), &site.addresses);
+        let load = Load::start(8, Duration::from_millis(10), &site.addresses);
         eventually("a backlog waits", async || (site.messages() > 300).then_some(())).await;
         let announced_again = site.api().metric("sluicegate_queue_announced_again_total").await;
         site.broker.ctl(&[loss, &site.queue()]);
