@@ -93,19 +93,21 @@ fn fabric(file: &std::path::Path) -> FabricSettings {
     }
 }
 
-async fn is_told(stream: &mut Outcomes, id: &LedgerTxId) {
+/// Waits until all of them are told; one block may tell several.
+async fn are_told(stream: &mut Outcomes, ids: &[&LedgerTxId]) {
     let told = async {
-        loop {
+        let mut left = ids.to_vec();
+        while !left.is_empty() {
             let group = stream.next().await.expect("goes on");
-            if let Some((_, outcome)) = group.outcomes.iter().find(|(told, _)| told == id) {
+            for (id, outcome) in &group.outcomes {
                 assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
-                return;
+                left.retain(|waiting| *waiting != id);
             }
         }
     };
     tokio::time::timeout(DEADLINE, told)
         .await
-        .expect("is told in time");
+        .expect("are told in time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,14 +115,13 @@ async fn a_peer_that_is_gone_is_replaced_at_once_and_the_stream_has_no_gap() {
     let network = Network::start().await;
     let mut stream = network.ledger.outcomes(None);
     let first = network.submit().await;
-    is_told(&mut stream, &first).await;
+    are_told(&mut stream, &[&first]).await;
     for (gone, back) in [(0, 1), (1, 0)] {
         network.lines[back].set(Fault::None);
         network.lines[gone].set(Fault::Cut);
         let one = network.submit().await;
         let two = network.submit().await;
-        is_told(&mut stream, &one).await;
-        is_told(&mut stream, &two).await;
+        are_told(&mut stream, &[&one, &two]).await;
     }
     network.devnet.stop().await;
 }
@@ -144,11 +145,11 @@ async fn a_stream_that_stalls_is_taken_from_the_next_peer() {
     let network = Network::start().await;
     let mut stream = network.ledger.outcomes(None);
     let first = network.submit().await;
-    is_told(&mut stream, &first).await;
+    are_told(&mut stream, &[&first]).await;
     // Nothing closes this line: only the missing block shows that it is dead.
     network.lines[0].set(Fault::HalfOpen);
     let unheard = network.submit().await;
-    is_told(&mut stream, &unheard).await;
+    are_told(&mut stream, &[&unheard]).await;
     network.devnet.stop().await;
 }
 
@@ -179,6 +180,6 @@ async fn a_peer_that_takes_connections_and_says_nothing_is_passed_over() {
     let prepared = tokio::time::timeout(Duration::from_secs(5), network.prepare()).await;
     prepared.expect("in time").expect("the other one answers");
     let id = network.submit().await;
-    is_told(&mut stream, &id).await;
+    are_told(&mut stream, &[&id]).await;
     network.devnet.stop().await;
 }
