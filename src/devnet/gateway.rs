@@ -308,48 +308,55 @@ fn no_config(channel: &str) -> String {
     format!("failed to get config for channel [{channel}]: could not get last config for channel {channel}")
 }
 
+impl GatewayService {
+    /// Makes a call that is over with its reply: within the limit, and with the fault that it is due.
+    async fn answer<Q, A>(
+        &self,
+        method: Method,
+        request: Request<Q>,
+        call: impl AsyncFnOnce(Q) -> Result<A, Status>,
+    ) -> Result<Response<A>, Status> {
+        let _place = self.0.gateway_limit.enter()?;
+        let knife = Knife::of(request.extensions());
+        let call = async { call(request.into_inner()).await.map(Response::new) };
+        guarded(&self.0.faults, method, knife, call).await
+    }
+}
+
 #[tonic::async_trait]
 impl Gateway for GatewayService {
     async fn endorse(&self, request: Request<EndorseRequest>) -> Result<Response<EndorseResponse>, Status> {
-        let _place = self.0.gateway_limit.enter()?;
-        let knife = Knife::of(request.extensions());
-        let call = async {
-            let reply = self.endorse(request.into_inner()).await?;
+        let call = async |request| {
+            let reply = self.endorse(request).await?;
             self.0.faults.crash_if(CrashPoint::BeforeEndorseReply);
-            Ok(Response::new(reply))
+            Ok(reply)
         };
-        guarded(&self.0.faults, Method::Endorse, knife, call).await
+        self.answer(Method::Endorse, request, call).await
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
-        let _place = self.0.gateway_limit.enter()?;
-        let knife = Knife::of(request.extensions());
-        let call = async {
-            let reply = self.submit(request.into_inner())?;
+        let call = async |request| {
+            let reply = self.submit(request)?;
             self.0.faults.crash_if(CrashPoint::BeforeSubmitReply);
-            Ok(Response::new(reply))
+            Ok(reply)
         };
-        guarded(&self.0.faults, Method::Submit, knife, call).await
+        self.answer(Method::Submit, request, call).await
     }
 
     async fn commit_status(
         &self,
         request: Request<SignedCommitStatusRequest>,
     ) -> Result<Response<CommitStatusResponse>, Status> {
-        let _place = self.0.gateway_limit.enter()?;
-        let knife = Knife::of(request.extensions());
-        let call = async { self.commit_status(request.into_inner()).await.map(Response::new) };
-        guarded(&self.0.faults, Method::CommitStatus, knife, call).await
+        let call = async |request| self.commit_status(request).await;
+        self.answer(Method::CommitStatus, request, call).await
     }
 
     async fn evaluate(
         &self,
         request: Request<EvaluateRequest>,
     ) -> Result<Response<EvaluateResponse>, Status> {
-        let _place = self.0.gateway_limit.enter()?;
-        let knife = Knife::of(request.extensions());
-        let call = async { self.evaluate(request.into_inner()).await.map(Response::new) };
-        guarded(&self.0.faults, Method::Evaluate, knife, call).await
+        let call = async |request| self.evaluate(request).await;
+        self.answer(Method::Evaluate, request, call).await
     }
 
     type ChaincodeEventsStream = BoxStream<'static, Result<ChaincodeEventsResponse, Status>>;

@@ -155,3 +155,11 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// The cause, if it would not.
     async fn probe(&self) -> Result<(), Cause>;
 }
+
+/// What a contract returned, as JSON: itself if it is JSON, else a JSON string.
+pub(crate) fn as_json(text: &str) -> Option<Box<RawValue>> {
+    match RawValue::from_string(text.to_owned()) {
+        Ok(json) => Some(json),
+        Err(_) => serde_json::value::to_raw_value(text).ok(),
+    }
+}

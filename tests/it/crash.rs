@@ -101,10 +101,7 @@ async fn campaign(engine: &str, seed: u64) {
     }
     stop.store(true, Ordering::Relaxed);
     let accepted: Vec<(String, u64)> = clients.join_all().await.into_iter().flatten().collect();
-    let api = Api {
-        http: http(),
-        address: gateway.address.clone(),
-    };
+    let api = Api::of(&gateway);
     judge(&api, &accepted).await;
     eprintln!("{engine}: {} accepted over {ROUNDS} kills", accepted.len());
     assert!(
@@ -169,11 +166,18 @@ pub(crate) async fn client(
 }
 
 pub(crate) struct Api {
-    pub(crate) http: reqwest::Client,
-    pub(crate) address: String,
+    http: reqwest::Client,
+    address: String,
 }
 
 impl Api {
+    pub(crate) fn of(gateway: &Gateway) -> Self {
+        Self {
+            http: http(),
+            address: gateway.address.clone(),
+        }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Value {
         let answer = self
             .http

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::crash::{Api, Gateway, client, end, http, judge, start};
+use crate::crash::{Api, Gateway, client, end, judge, start};
 use crate::support::fabric::FabricDevnet;
 
 const ROUNDS: usize = 16;
@@ -125,10 +125,7 @@ async fn i2_killing_gateway_and_ledger_loses_nothing_and_repeats_nothing() {
     stop.store(true, Ordering::Relaxed);
     let accepted: Vec<(String, u64)> = clients.join_all().await.into_iter().flatten().collect();
     ledger.tell("DELETE", "/faults", &Value::Null).await;
-    let api = Api {
-        http: http(),
-        address: gateway.address.clone(),
-    };
+    let api = Api::of(&gateway);
     judge(&api, &accepted).await;
     one_for_each(&api, &ledger, &accepted).await;
     eprintln!("{} accepted over {ROUNDS} blows", accepted.len());

@@ -6,6 +6,7 @@ use prost::Message;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::super::as_json;
 use crate::config::KeysKept;
 use crate::domain::ReadWriteSet;
 use crate::fabric::hex;
@@ -76,10 +77,7 @@ pub(super) fn answer(payload: &[u8]) -> Option<Box<RawValue>> {
         let bytes = serde_json::json!({ "base64": STANDARD.encode(payload) });
         return serde_json::value::to_raw_value(&bytes).ok();
     };
-    match RawValue::from_string(text.to_owned()) {
-        Ok(json) => Some(json),
-        Err(_) => serde_json::value::to_raw_value(text).ok(),
-    }
+    as_json(text)
 }
 
 fn touched(results: &[u8], shown: fn(&str) -> String) -> Result<ReadWriteSet, String> {

@@ -7,14 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use crate::domain::LedgerTxId;
+use crate::fabric::{NONCE_BYTES, hex, transaction_id};
 
 use super::effects::{Call, Effects};
-
-/// Random bytes that make every envelope's identifier its own.
-pub(super) const NONCE_BYTES: usize = 24;
 
 /// One endorsed transaction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,7 +42,7 @@ impl Envelope {
     ) -> Self {
         Self {
             tx_id: identify(&nonce, creator),
-            nonce: to_hex(&nonce),
+            nonce: hex(&nonce),
             creator: creator.to_owned(),
             call,
             effects,
@@ -79,28 +76,8 @@ pub(super) struct Answer {
     pub(super) response: Option<Box<RawValue>>,
 }
 
-/// A contract's return value as JSON: itself if it is JSON, else a JSON string.
-pub(super) fn to_json(text: String) -> Option<Box<RawValue>> {
-    match RawValue::from_string(text.clone()) {
-        Ok(json) => Some(json),
-        Err(_) => serde_json::value::to_raw_value(&text).ok(),
-    }
-}
-
 fn identify(nonce: &[u8], creator: &str) -> LedgerTxId {
-    let digest = Sha256::new()
-        .chain_update(nonce)
-        .chain_update(creator.as_bytes())
-        .finalize();
-    LedgerTxId(to_hex(&digest))
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
+    LedgerTxId(transaction_id(nonce, creator.as_bytes()))
 }
 
 fn from_hex(text: &str) -> Option<[u8; NONCE_BYTES]> {
@@ -117,6 +94,7 @@ fn from_hex(text: &str) -> Option<[u8; NONCE_BYTES]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::as_json;
     use super::*;
 
     fn sealed() -> String {
@@ -157,7 +135,7 @@ mod tests {
 
     #[test]
     fn returns_become_json_or_a_json_string() {
-        let json = |text: &str| to_json(text.to_owned()).expect("some").get().to_owned();
+        let json = |text: &str| as_json(text).expect("some").get().to_owned();
         assert_eq!(json("{\"a\":1}"), "{\"a\":1}");
         assert_eq!(
             json("340282366920938463463374607431768211455"),

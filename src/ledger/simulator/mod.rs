@@ -43,9 +43,10 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::SimulatorSettings;
 use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request};
+use crate::fabric::NONCE_BYTES;
 use crate::kv::{KvEngine, KvError};
 
-use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable};
+use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable, as_json};
 
 pub use chain::OpenError;
 
@@ -58,7 +59,7 @@ pub(crate) use state::Version;
 pub(crate) use validate::Claim;
 
 use block::Settled;
-use envelope::{Answer, Envelope, NONCE_BYTES, to_json};
+use envelope::{Answer, Envelope};
 use peer::disk_cause;
 
 /// Who proposes all transactions of this gateway.
@@ -120,7 +121,7 @@ impl LedgerBackend for SimulatorLedger {
     async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
         let call = call(&request.contract, &request.function, &request.args);
         let executed = self.engine.execute(&call).await?;
-        let response = executed.returned.and_then(to_json);
+        let response = executed.returned.and_then(|text| as_json(&text));
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let touched = executed.effects.touched(&call.contract);
         let envelope = Envelope::seal(nonce, CREATOR, call, executed.effects, response);
@@ -181,7 +182,7 @@ impl LedgerBackend for SimulatorLedger {
         let executed = self.engine.execute(&call).await?;
         Ok(executed
             .returned
-            .and_then(to_json)
+            .and_then(|text| as_json(&text))
             .unwrap_or_else(|| RawValue::NULL.to_owned()))
     }
 
