@@ -4,6 +4,7 @@
 //! within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
 //! equally good end, only less polite.
 
+mod backup;
 pub mod devnet;
 mod parts;
 
@@ -19,10 +20,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::backup::read_backup;
+use self::backup::{Backups, check_identities};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueSettings, Role, Settings};
 use crate::domain::LedgerName;
+use crate::failpoint;
 use crate::gateway::{Gateway, Parts};
 use crate::http;
 use crate::ledger::LedgerBackend;
@@ -48,6 +52,7 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
+    backups: Option<Backups>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
@@ -88,7 +93,11 @@ pub async fn build_with(
     let hub = Arc::new(StatusHub::default());
     let tasks = TaskTracker::new();
     let ledgers_stop = CancellationToken::new();
-    let Opened { store, folder } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
+    let Opened {
+        store,
+        embedded,
+        folder,
+    } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
     for (ledger, count) in &store.backlog() {
         if *count > 0 && !settings.ledgers.contains_key(ledger) {
             tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
@@ -115,6 +124,9 @@ pub async fn build_with(
         };
         lanes.insert(name.clone(), Arc::new(Lane::new(parts)));
     }
+    if let Some(embedded) = &embedded {
+        check_identities(embedded, &lanes)?;
+    }
     let relays = match settings.queue {
         // It is read off the store; there is nothing to announce.
         QueueSettings::Embedded => Vec::new(),
@@ -140,6 +152,10 @@ pub async fn build_with(
             .map(|(name, lane)| (name.clone(), lane.metrics().clone()))
             .collect(),
     };
+    let backups = embedded.zip(folder.as_ref()).map(|(embedded, folder)| {
+        let lanes = lanes.values().cloned().collect();
+        Backups::of(&embedded, folder.path(), lanes, clock.clone())
+    });
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
         queue: queue.clone(),
@@ -159,6 +175,7 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
+        backups,
         store,
         queue,
         hub,
@@ -198,6 +215,7 @@ impl App {
             lanes,
             relays,
             reconciler,
+            backups,
             store,
             queue,
             hub,
@@ -233,12 +251,14 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,
             (ended, _, _) = select_all(&mut vital) => Some(ended),
         };
         stop.cancel();
+        failpoint::reached("stop-before-drain");
         // In order: the lanes settle what is in flight; then nobody has anything left to wait for; then the
         // server can finish its answers.
         let server = vital.pop();
@@ -249,6 +269,7 @@ impl App {
         if let Some(server) = server.filter(|server| !server.is_finished()) {
             ended(server).await;
         }
+        failpoint::reached("stop-after-drain");
         queue.close().await;
         store.close().await;
         ledgers_stop.cancel();

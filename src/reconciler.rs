@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::RetentionSettings;
-use crate::domain::{Event, LedgerName, Status};
+use crate::domain::{Event, LedgerName, Status, Timestamp};
+use crate::failpoint;
 use crate::notify::StatusHub;
 use crate::store::{self, Change, StoreError, TransactionStore};
 use crate::telemetry::metrics::{LaneMetrics, Metrics};
@@ -76,11 +77,21 @@ impl Reconciler {
             for (status, keep) in kept {
                 if let Some(keep) = keep {
                     let before = self.clock.now().minus(keep);
-                    while self.store.prune(status, before, PRUNE_AT_ONCE).await? == PRUNE_AT_ONCE {}
+                    while self.prune(status, before).await? == PRUNE_AT_ONCE {}
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes what was settled long ago. Answers how many it removed.
+    async fn prune(&self, status: Status, before: Timestamp) -> Result<usize, StoreError> {
+        failpoint::reached("prune-before-store");
+        let removed = self.store.prune(status, before, PRUNE_AT_ONCE).await?;
+        if removed > 0 {
+            failpoint::reached("prune-after-store");
+        }
+        Ok(removed)
     }
 
     /// Fails what waits past its deadline. Answers how many it failed.
@@ -94,7 +105,12 @@ impl Reconciler {
                 Some(Change { old, new })
             })
             .collect();
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        failpoint::reached("expire-before-store");
         let failed = store::swap(&*self.store, changes).await?;
+        failpoint::reached("expire-after-store");
         for tx in &failed {
             if let Some(lane) = self.lanes.get(&tx.request.ledger) {
                 lane.settled("expired", tx.updated_at.since(tx.created_at));

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::LedgerName;
+use crate::failpoint;
 use crate::queue::{QueueError, WorkQueue};
 use crate::store::{Mark, StoreError, TransactionStore};
 use crate::telemetry::metrics::QueueMetrics;
@@ -125,13 +126,16 @@ impl Relay {
     async fn announce(&self, marks: &[Mark]) -> Result<(), Setback> {
         let ids: Vec<_> = marks.iter().map(|mark| mark.id).collect();
         let at = self.clock.now();
+        failpoint::reached("announce-before-publish");
         let confirmed = self.queue.publish(&self.ledger, &ids, at).await?;
         let announced: Vec<_> = marks
             .iter()
             .zip(confirmed)
             .filter_map(|(mark, confirmed)| confirmed.then_some(*mark))
             .collect();
+        failpoint::reached("announce-before-note");
         self.store.announced(&self.ledger, &announced, at).await?;
+        failpoint::reached("announce-after-note");
         if announced.len() < marks.len() {
             let missing = marks.len() - announced.len();
             return Err(QueueError(format!(
@@ -149,8 +153,10 @@ impl Relay {
             return Ok(());
         };
         loop {
+            failpoint::reached("lost-before-put-back");
             let lost = self.store.unannounce(&self.ledger, before, PUT_BACK).await?;
             if lost > 0 {
+                failpoint::reached("lost-after-put-back");
                 self.metrics.announced_again.increment(lost as u64);
                 tracing::warn!(ledger = %self.ledger, lost, "messages were lost; their transactions are announced again");
             }

@@ -52,6 +52,10 @@ pub async fn serve(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        #[cfg(feature = "failpoints")]
+        let stream = tokio_util::io::InspectWriter::new(stream, |_| {
+            crate::failpoint::reached("accept-after-reply");
+        });
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tasks.spawn(async move {

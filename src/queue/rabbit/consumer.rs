@@ -34,6 +34,7 @@ use super::message;
 use super::topology::{Created, Topology};
 use crate::config::RabbitSettings;
 use crate::domain::{Timestamp, TransactionId};
+use crate::failpoint;
 use crate::queue::{Acknowledge, Consumer, Delivery, QueueError, Settlement, Tenure};
 use crate::telemetry::metrics::QueueMetrics;
 
@@ -351,7 +352,9 @@ async fn tell(channel: &Channel, told: Told) -> lapin::Result<()> {
         channel.basic_nack(tag, options).await?;
     }
     if let Some(tag) = told.ack_up_to {
+        failpoint::reached("ack-before-told");
         channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        failpoint::reached("ack-after-told");
     }
     for tag in told.ack {
         channel

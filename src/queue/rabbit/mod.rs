@@ -20,6 +20,8 @@ mod channels;
 mod connect;
 mod consumer;
 mod contact;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod hand;
 mod line;
 mod link;

@@ -24,6 +24,7 @@ use super::link::{Link, STALL};
 use super::message::properties;
 use super::topology::{Created, Topology};
 use crate::domain::{LedgerName, Timestamp, TransactionId};
+use crate::failpoint;
 use crate::queue::QueueError;
 
 /// Messages that await their confirmation, for one call. Enough to keep the broker's disk busy.
@@ -162,6 +163,7 @@ impl Announcement<'_> {
                     Poll::Pending => waiting.push_back((index, awaited)),
                 }
             }
+            failpoint::reached("announce-before-confirm");
             // Confirmations come nearly in order: to wait for the oldest is to wait for most of them.
             let Some((index, oldest)) = waiting.front_mut() else {
                 break;

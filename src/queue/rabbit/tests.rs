@@ -199,6 +199,33 @@ async fn a_queue_deleted_by_hand_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_made_again_at_once_has_no_consumer_that_gets_nothing() {
+    for kind in KINDS {
+        let settings = shared(kind);
+        let (queue, other) = (queue(&settings), queue(&settings));
+        let raw = raw(settings.url.expose().as_str()).await;
+        announce(&other, &ids(1)).await;
+        for round in 0..10 {
+            let mut first = consumer(&queue).await;
+            let mut second = consumer(&queue).await;
+            let deleted = raw
+                .channel
+                .queue_delete(name(&settings, ""), QueueDeleteOptions::default());
+            deleted.await.expect("deletes");
+            announce(&other, &ids(10)).await;
+            for consumer in [&mut first, &mut second] {
+                let end = async { while consumer.next(10).await.is_ok() {} };
+                let ended = tokio::time::timeout(Duration::from_secs(5), end).await;
+                assert!(
+                    ended.is_ok(),
+                    "round {round}: it was not told that its queue is gone"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closes_ends_the_consumer_alone() {
     for kind in KINDS {
         let settings = shared(kind);

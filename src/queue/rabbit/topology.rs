@@ -4,6 +4,7 @@
 //! queue survive a restart of the broker; a quorum queue also the loss of a node.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -14,11 +15,18 @@ use super::connect::told;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueType, RabbitSettings};
 use crate::domain::{LedgerName, Timestamp};
+use crate::failpoint;
 
 /// RabbitMQ 4 gives a quorum queue a limit of 20 and throws away what was delivered more often. Here a
 /// redelivery is no sign of trouble: the store decides what becomes of a transaction. (-1, no limit at all,
 /// is understood by RabbitMQ 4 only.)
 const DELIVERY_LIMIT: i32 = 1_000_000_000;
+
+/// A queue that is not there may have been deleted a moment ago. RabbitMQ 3 looks for its consumers then: if the
+/// name is taken again by that time, it puts them on the new queue, tells nobody and delivers nothing to them,
+/// and as the active one such a consumer stops its ledger. If it is not, they are told that they are at their end.
+/// There is no way to ask for that (RabbitMQ 4 always does it), so the name stays free for so long.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// When a queue was made anew, by this process.
 #[derive(Default)]
@@ -67,7 +75,11 @@ impl Topology {
         // Channels of their own: the broker closes the first if there is no queue, the second if it refuses.
         let open = async || connection.create_channel().await.map_err(|error| told(&error));
         let found = self.look(&open().await?).await.map_err(|error| told(&error))?;
+        if found.is_none() {
+            tokio::time::sleep(FAREWELL).await;
+        }
         self.create(&open().await?).await?;
+        failpoint::reached("queue-after-declare");
         Ok(found.is_none())
     }
 

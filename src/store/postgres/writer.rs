@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::Memory;
 use super::failure::Failure;
 use super::session::Sessions;
+use crate::failpoint;
 use crate::store::StoreError;
 use crate::telemetry::metrics::StoreMetrics;
 
@@ -200,6 +201,7 @@ async fn commit<J: Job>(jobs: &[J], shared: &Shared) -> Result<Vec<J::Answer>, F
     let mut tries = 1;
     loop {
         let start = Instant::now();
+        failpoint::reached("store-before-commit");
         let result = J::commit(jobs, &shared.sessions, &shared.memory).await;
         shared.metrics.note_commit(rows, start.elapsed(), result.is_ok());
         match result {
@@ -207,7 +209,11 @@ async fn commit<J: Job>(jobs: &[J], shared: &Shared) -> Result<Vec<J::Answer>, F
                 tokio::time::sleep(RERUN_AFTER * tries + jitter()).await;
                 tries += 1;
             }
-            result => return result,
+            Ok(answers) => {
+                failpoint::reached("store-after-commit");
+                return Ok(answers);
+            }
+            Err(failure) => return Err(failure),
         }
     }
 }
