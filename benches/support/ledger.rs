@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use sluicegate::app;
 use sluicegate::config::{BackendSettings, EmbeddedStoreSettings, Settings, StoreSettings};
-use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Request};
+use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Request, SubmissionId, TransactionId};
 use sluicegate::kv::EngineKind;
 use sluicegate::ledger::LedgerBackend;
 use tokio::sync::oneshot;
@@ -94,7 +94,15 @@ impl Direct {
 
     /// Brings one transaction to its end.
     pub async fn run(&self, number: usize) {
-        let prepared = self.ledger.prepare(&request(number)).await.expect("prepares");
+        let submission = SubmissionId {
+            record: TransactionId::new(),
+            number: 0,
+        };
+        let prepared = self
+            .ledger
+            .prepare(submission, &request(number))
+            .await
+            .expect("prepares");
         let (told, outcome) = oneshot::channel();
         self.waiting
             .lock()

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::{FabricSettings, KeysKept, PrivateKey, SimulatorSettings};
 use crate::devnet::Policy;
 use crate::domain::{Checkpoint, Outcome, ReadWriteSet};
-use crate::ledger::conformance::{self, Calls, outcomes_of, request};
+use crate::ledger::conformance::{self, Calls, fresh, outcomes_of, request};
 use crate::ledger::fabric::FabricLedger;
 use crate::ledger::{LedgerBackend, PrepareError, Query, QueryError, SubmitError};
 
@@ -123,6 +123,44 @@ async fn fabric_conforms_without_tls_with_three_organisations() {
     devnet.end().await;
 }
 
+/// Seen on a network: a badly endorsed envelope does not use up its identifier for the rest of its block.
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_of_two_envelopes_with_one_identifier_the_valid_one_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = NetworkSettings {
+        organisations: 2,
+        policy: Policy::All,
+        blocks: SimulatorSettings {
+            batch_timeout: Duration::from_secs(3600),
+            max_message_count: NonZeroU32::new(2).expect("not zero"),
+        },
+        ..network()
+    };
+    let devnet = Running::start(folder.path(), 0, settings).await;
+    let ledger = devnet.backend();
+    let hasty = backend(FabricSettings {
+        endorsing_organizations: vec!["Org1MSP".to_owned()],
+        ..devnet.ledger.clone()
+    });
+    let (submission, request) = (fresh(), request("counter", "Add", &["a", "1"]));
+    let bad = hasty.prepare(submission, &request).await.expect("prepared");
+    let good = ledger.prepare(submission, &request).await.expect("prepared");
+    assert_eq!(bad.tx_id, good.tx_id);
+    let mut stream = ledger.outcomes(None);
+    stream.next().await.expect("is up");
+    ledger.submit(&bad).await.expect("taken");
+    ledger.submit(&good).await.expect("taken");
+    let told = loop {
+        let group = stream.next().await.expect("goes on").outcomes;
+        if !group.is_empty() {
+            break group;
+        }
+    };
+    assert!(matches!(told[0].1, Outcome::Committed(_)), "{told:?}");
+    assert!(matches!(told[1].1, Outcome::Rejected(_)), "{told:?}");
+    devnet.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_decided_while_nobody_listened_is_told_from_the_checkpoint_on() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -130,7 +168,7 @@ async fn what_was_decided_while_nobody_listened_is_told_from_the_checkpoint_on()
     let ledger = devnet.backend();
     let mut stream = ledger.outcomes(None);
     let one = ledger
-        .prepare(&request("counter", "Add", &["a", "1"]))
+        .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
         .await
         .expect("prepared");
     ledger.submit(&one).await.expect("taken");
@@ -142,7 +180,7 @@ async fn what_was_decided_while_nobody_listened_is_told_from_the_checkpoint_on()
     };
     drop(stream);
     let two = ledger
-        .prepare(&request("counter", "Add", &["b", "1"]))
+        .prepare(fresh(), &request("counter", "Add", &["b", "1"]))
         .await
         .expect("prepared");
     ledger.submit(&two).await.expect("taken");
@@ -176,7 +214,7 @@ async fn a_checkpoint_of_a_longer_chain_does_not_stop_the_stream() {
     let ledger = devnet.backend();
     let mut stream = ledger.outcomes(Some(Checkpoint(1_000)));
     let one = ledger
-        .prepare(&request("counter", "Add", &["a", "1"]))
+        .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
         .await
         .expect("prepared");
     ledger.submit(&one).await.expect("taken");
@@ -191,14 +229,16 @@ async fn keys_results_and_refusals_are_those_of_the_chaincode() {
     let devnet = Running::start(folder.path(), 0, network()).await;
     let ledger = devnet.backend();
     let added = ledger
-        .prepare(&request("counter", "Add", &["a", "5"]))
+        .prepare(fresh(), &request("counter", "Add", &["a", "5"]))
         .await
         .expect("prepared");
     assert_eq!(added.response.expect("a response").get(), "5");
     let keys = || vec!["counter/a".to_owned()];
     assert_eq!(added.touched, Some(ReadWriteSet::new(keys(), keys())));
 
-    let refused = ledger.prepare(&request("counter", "Add", &["a", "much"])).await;
+    let refused = ledger
+        .prepare(fresh(), &request("counter", "Add", &["a", "much"]))
+        .await;
     let Err(PrepareError::Rejected(cause)) = refused else {
         panic!("{refused:?}")
     };
@@ -208,7 +248,7 @@ async fn keys_results_and_refusals_are_those_of_the_chaincode() {
         "{cause}"
     );
 
-    let unknown = ledger.prepare(&request("nosuch", "Add", &[])).await;
+    let unknown = ledger.prepare(fresh(), &request("nosuch", "Add", &[])).await;
     assert!(
         matches!(&unknown, Err(PrepareError::Postponed(cause)) if cause.code == "CHAINCODE_NOT_FOUND"),
         "{unknown:?}"
@@ -228,7 +268,7 @@ async fn nobody_there_and_strangers_are_outages() {
     let devnet = Running::start(folder.path(), 0, network()).await;
     let prepared = devnet
         .backend()
-        .prepare(&request("counter", "Add", &["a", "1"]))
+        .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
         .await
         .expect("prepared");
     // A member of no organisation of this network.
@@ -239,7 +279,9 @@ async fn nobody_there_and_strangers_are_outages() {
         private_key: other.ledger.private_key.clone(),
         ..devnet.ledger.clone()
     });
-    let told = stranger.prepare(&request("counter", "Add", &["a", "1"])).await;
+    let told = stranger
+        .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
+        .await;
     assert!(
         matches!(&told, Err(PrepareError::Unavailable(cause)) if cause.code == "ACCESS_DENIED"),
         "{told:?}"
@@ -250,7 +292,9 @@ async fn nobody_there_and_strangers_are_outages() {
 
     let ledger = devnet.backend();
     devnet.end().await;
-    let told = ledger.prepare(&request("counter", "Add", &["a", "1"])).await;
+    let told = ledger
+        .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
+        .await;
     assert!(
         matches!(&told, Err(PrepareError::Unavailable(cause)) if cause.code == "UNREACHABLE"),
         "{told:?}"
@@ -294,7 +338,7 @@ async fn an_identity_is_replaced_while_it_is_in_use() {
         take(from);
         let seen = async {
             while ledger
-                .prepare(&request("counter", "Add", &["a", "1"]))
+                .prepare(fresh(), &request("counter", "Add", &["a", "1"]))
                 .await
                 .is_ok()
                 != accepted
@@ -323,7 +367,7 @@ async fn a_thousand_in_flight_stay_below_the_limit_of_a_peer() {
         let ledger = &ledger;
         async move {
             let request = request("counter", "Add", &[&format!("c{n}"), "1"]);
-            let prepared = ledger.prepare(&request).await.expect("not too many");
+            let prepared = ledger.prepare(fresh(), &request).await.expect("not too many");
             ledger.submit(&prepared).await.expect("not too many");
             prepared.tx_id
         }

@@ -19,4 +19,6 @@ pub use request::{Fingerprint, LedgerName, Request};
 pub use retry::{Decision, DelayStrategy, RetryPolicy, RetrySettings};
 pub use state::{Event, Failure, FailureCode, IllegalTransition, Lease, Stage, State, Status};
 pub use time::Timestamp;
-pub use transaction::{Attempt, AttemptOutcome, Ending, MAX_HISTORY, Transaction, TransactionId};
+pub use transaction::{
+    Attempt, AttemptOutcome, Ending, MAX_HISTORY, SubmissionId, Transaction, TransactionId,
+};

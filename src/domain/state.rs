@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::outcome::{Cause, Prepared, Receipt};
+use super::outcome::{Cause, LedgerTxId, Prepared, Receipt};
 use super::time::Timestamp;
 
 /// A claim on a transaction for the short while in which it is prepared.
@@ -208,7 +208,20 @@ pub enum Event {
         /// The proof.
         receipt: Receipt,
     },
-    /// The submission is invalid for good, or could not be endorsed because of others; `retry_at` is `None` when the budget is used up.
+    /// While it was prepared, the ledger said that it has this very submission already: the store went back in time.
+    /// What became of it decides; until that is known nothing else is sent.
+    FoundOnLedger {
+        /// The submission.
+        tx_id: LedgerTxId,
+    },
+    /// Those who endorse disagree, so nothing could be submitted; `retry_at` is `None` when the budget is used up.
+    Disagreed {
+        /// What they said.
+        cause: Cause,
+        /// When to try again, with the same submission.
+        retry_at: Option<Timestamp>,
+    },
+    /// The submission is on the ledger as invalid for good; `retry_at` is `None` when the budget is used up.
     Conflicted {
         /// The ledger's verdict.
         cause: Cause,
@@ -238,6 +251,8 @@ impl Event {
             Self::Unavailable { .. } => "unavailable",
             Self::CheckClaimed { .. } => "check_claimed",
             Self::Committed { .. } => "committed",
+            Self::FoundOnLedger { .. } => "found_on_ledger",
+            Self::Disagreed { .. } => "disagreed",
             Self::Conflicted { .. } => "conflicted",
             Self::Rejected { .. } => "rejected",
             Self::Unresolvable { .. } => "unresolvable",
@@ -268,24 +283,23 @@ impl State {
         match self {
             Self::Pending { .. } => match event {
                 Event::Claimed { lease } => Ok(Self::Preparing { lease }),
-                Event::Expired => Ok(Self::failed(
-                    FailureCode::Expired,
-                    "its deadline passed before it took effect".to_owned(),
-                    None,
-                )),
+                Event::Expired => Ok(Self::expired()),
                 other => Err(self.illegal(&other)),
             },
-            Self::Preparing { .. } => match event {
+            Self::Preparing { lease } => match event {
                 Event::Prepared { sent, check_at } => Ok(Self::Submitted { sent, check_at }),
                 Event::LeaseLost { due_at } => Ok(Self::Pending { due_at }),
                 Event::Unavailable { cause, retry_at } => {
                     Ok(Self::retried(FailureCode::LedgerUnavailable, cause, retry_at))
                 }
-                Event::Conflicted { cause, retry_at } => {
+                Event::Disagreed { cause, retry_at } => {
                     Ok(Self::retried(FailureCode::ConflictsExhausted, cause, retry_at))
                 }
-                Event::Rejected { cause } => Ok(Self::rejected(cause)),
-                other => Err(self.illegal(&other)),
+                Event::FoundOnLedger { .. } => Ok(Self::Preparing { lease: lease.clone() }),
+                // Of one that had to be asked about first.
+                Event::Expired => Ok(Self::expired()),
+                // Nothing was sent from this record; these are about what was found on the ledger, or a refusal.
+                other => self.settle(other),
             },
             Self::Submitted { sent, .. } => match event {
                 Event::CheckClaimed { check_at } => Ok(Self::Submitted {
@@ -335,6 +349,11 @@ impl State {
                 Some(cause.code),
             ),
         }
+    }
+
+    fn expired() -> Self {
+        let message = "its deadline passed before it took effect".to_owned();
+        Self::failed(FailureCode::Expired, message, None)
     }
 
     fn rejected(cause: Cause) -> Self {

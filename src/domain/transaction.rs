@@ -41,11 +41,47 @@ impl TransactionId {
         self.0.as_bytes()
     }
 
+    /// Whether it is one that [`new`](Self::new) could have made.
+    pub fn is_time_ordered(&self) -> bool {
+        self.0.get_version_num() == 7
+    }
+
     /// The smallest identifier that could have been made at `moment`.
     pub fn lowest_at(moment: Timestamp) -> Self {
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&moment.as_millis().to_be_bytes()[2..]);
         Self(Uuid::from_bytes(bytes))
+    }
+}
+
+/// Names one submission of one record, for good: a ledger's own identifier follows from it and from who we are, and
+/// from nothing else. So whoever prepares the same submission again, from a store that went back in time even, makes
+/// the same identifier, which the ledger lets take effect once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmissionId {
+    /// The record.
+    pub record: TransactionId,
+    /// How many of its submissions are on the ledger as invalid: 0 for the first.
+    pub number: u64,
+}
+
+impl SubmissionId {
+    /// That of no record. What a ledger would call it tells one identity of ours from another.
+    pub const NONE: Self = Self {
+        record: TransactionId::LOWEST,
+        number: 0,
+    };
+
+    /// How many bytes [`to_bytes`](Self::to_bytes) makes.
+    pub const BYTES: usize = 24;
+
+    /// The record, then the number, big-endian.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (record, number) = bytes.split_at_mut(16);
+        record.copy_from_slice(self.record.as_bytes());
+        number.copy_from_slice(&self.number.to_be_bytes());
+        bytes
     }
 }
 
@@ -141,6 +177,14 @@ pub struct Transaction {
     pub conflicts: u32,
     /// How many ended with the ledger out of reach: the outage budget.
     pub outages: u32,
+    /// How many of its submissions are on the ledger as invalid for good. Only the ledger's own word on a submission
+    /// raises it, never an outage, a lost lease or endorsers that disagree: see [`SubmissionId`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub submissions_ended: u64,
+    /// The store went back in time (an old backup was restored), so the ledger may know more of this transaction than
+    /// this record does. It fails only after the ledger was asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rewound: bool,
     /// The last [`MAX_HISTORY`] attempts, oldest first.
     pub history: Vec<Attempt>,
 }
@@ -160,7 +204,17 @@ impl Transaction {
             attempts: 0,
             conflicts: 0,
             outages: 0,
+            submissions_ended: 0,
+            rewound: false,
             history: Vec::new(),
+        }
+    }
+
+    /// The submission to prepare next, or the one that is under way.
+    pub fn submission(&self) -> SubmissionId {
+        SubmissionId {
+            record: self.id,
+            number: self.submissions_ended,
         }
     }
 
@@ -210,6 +264,13 @@ impl Transaction {
                 }
                 return;
             }
+            Event::FoundOnLedger { tx_id } => {
+                self.rewound = true;
+                if let Some(attempt) = self.history.last_mut() {
+                    attempt.tx_id = Some(tx_id.clone());
+                }
+                return;
+            }
             Event::Expired | Event::CheckClaimed { .. } => return,
             Event::LeaseLost { .. } => (AttemptOutcome::Abandoned, None, None),
             Event::Unavailable { cause, .. } => {
@@ -220,8 +281,13 @@ impl Transaction {
                     Some(&cause.message),
                 )
             }
+            Event::Disagreed { cause, .. } => {
+                self.conflicts += 1;
+                (AttemptOutcome::Conflict, Some(&cause.code), Some(&cause.message))
+            }
             Event::Conflicted { cause, .. } => {
                 self.conflicts += 1;
+                self.submissions_ended += 1;
                 (AttemptOutcome::Conflict, Some(&cause.code), Some(&cause.message))
             }
             Event::Committed { receipt } => (AttemptOutcome::Committed, receipt.code.as_ref(), None),
@@ -279,11 +345,21 @@ impl Transaction {
         )
     }
 
+    /// The moment past which it fails without the ledger being asked, if it waits.
+    pub fn expires_unasked_at(&self) -> Option<Timestamp> {
+        self.expires_at().filter(|_| !self.rewound)
+    }
+
     /// The ledger's identifier of the submission that counts: the one that took effect or is under way,
     /// else the last one tried.
     pub fn ledger_tx_id(&self) -> Option<&LedgerTxId> {
         self.history.iter().rev().find_map(|a| a.tx_id.as_ref())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

@@ -73,6 +73,17 @@ fn events() -> Vec<Event> {
         },
         Event::Rejected { cause: cause() },
         Event::Unresolvable { cause: cause() },
+        Event::FoundOnLedger {
+            tx_id: LedgerTxId("t1".into()),
+        },
+        Event::Disagreed {
+            cause: cause(),
+            retry_at: Some(now()),
+        },
+        Event::Disagreed {
+            cause: cause(),
+            retry_at: None,
+        },
     ]
 }
 
@@ -88,7 +99,10 @@ fn table(from: &str, event: &Event) -> Option<&'static str> {
         ("preparing" | "submitted" | "parked", Event::Rejected { .. }) => Some("failed"),
         ("submitted", Event::CheckClaimed { .. }) => Some("submitted"),
         ("submitted", Event::Unresolvable { .. }) => Some("parked"),
-        ("submitted" | "parked", Event::Committed { .. }) => Some("done"),
+        ("preparing", Event::FoundOnLedger { .. }) => Some("preparing"),
+        ("preparing", Event::Expired) => Some("failed"),
+        ("preparing", Event::Disagreed { retry_at, .. }) => retried(retry_at),
+        ("preparing" | "submitted" | "parked", Event::Committed { .. }) => Some("done"),
         ("preparing" | "submitted" | "parked", Event::Conflicted { retry_at, .. }) => retried(retry_at),
         _ => None,
     }
@@ -96,16 +110,19 @@ fn table(from: &str, event: &Event) -> Option<&'static str> {
 
 proptest! {
     #[test]
-    fn i8_only_the_moves_of_the_table_are_made(steps in prop::collection::vec(0_usize..12, 1..60)) {
+    fn i8_only_the_moves_of_the_table_are_made(steps in prop::collection::vec(0_usize..15, 1..60)) {
         let all = events();
         let mut tx = Transaction::accept(request(), None, now());
         for step in steps {
             let event = all[step % all.len()].clone();
             let expected = table(tx.state.name(), &event);
-            match tx.apply(event, now()) {
+            match tx.apply(event.clone(), now()) {
                 Ok(next) => {
                     prop_assert_eq!(Some(next.state.name()), expected);
                     prop_assert_eq!(next.version, tx.version + 1);
+                    // I2: a new identifier only after the ledger's word on the one before.
+                    let ended = u64::from(matches!(event, Event::Conflicted { .. }));
+                    prop_assert_eq!(next.submission().number, tx.submission().number + ended);
                     prop_assert!(next.history.len() <= MAX_HISTORY);
                     prop_assert_eq!(next.is_settled(), next.state.due().is_none() && next.stage().is_none());
                     tx = next;
@@ -127,6 +144,39 @@ fn budgets_are_counted_apart() {
     assert_eq!((tx.attempts, tx.conflicts, tx.outages), (2, 1, 1));
     assert_eq!(tx.stage(), Some(Stage::Backoff));
     assert_eq!(tx.ledger_tx_id(), Some(&LedgerTxId("t1".into())));
+}
+
+#[test]
+fn i2_a_submission_has_one_name_until_the_ledger_has_ended_it() {
+    let all = events();
+    let step = |tx: &Transaction, n: usize| tx.apply(all[n].clone(), now()).expect("legal");
+    let tx = Transaction::accept(request(), None, now());
+    let first = tx.submission();
+    // A lost lease, an outage, endorsers that disagree: whatever was prepared is prepared again.
+    let tx = step(&step(&step(&step(&step(&step(&tx, 0), 1), 0), 4), 0), 13);
+    assert_eq!(tx.submission(), first);
+    let mut name = tx.id.as_bytes().to_vec();
+    name.extend([0; 8]);
+    assert_eq!(first.to_bytes().as_slice(), name);
+    let tx = step(&step(&step(&tx, 0), 3), 8);
+    name[23] = 1;
+    assert_eq!(tx.submission().to_bytes().as_slice(), name);
+}
+
+#[test]
+fn what_is_found_on_the_ledger_decides_and_leaves_its_trace() {
+    let all = events();
+    let step = |tx: &Transaction, n: usize| tx.apply(all[n].clone(), now()).expect("legal");
+    let found = step(&step(&Transaction::accept(request(), None, now()), 0), 12);
+    assert!(found.rewound && found.expires_unasked_at().is_none() && found.expires_at().is_some());
+    let done = step(&found, 7);
+    assert_eq!(done.ledger_tx_id(), Some(&LedgerTxId("t1".into())));
+    assert_eq!(done.status(), Status::Done);
+    let again = step(&found, 8);
+    assert_eq!(
+        (again.submission().number, again.stage()),
+        (1, Some(Stage::Backoff))
+    );
 }
 
 #[test]
@@ -220,7 +270,9 @@ fn records_of_before_still_open_and_codes_are_kept_with_the_ending() {
     }
     // Nothing new is written where there is nothing to say, so this is how a record looked before.
     let json = serde_json::to_string(&tx).expect("encodes");
-    assert!(!json.contains("touched"), "{json}");
+    for new in ["touched", "submissions_ended", "rewound"] {
+        assert!(!json.contains(new), "{json}");
+    }
     serde_json::from_str::<Transaction>(&json).expect("decodes");
     let receipt: Receipt =
         serde_json::from_str(r#"{"tx_id":"t1","block":7,"result":null}"#).expect("decodes");

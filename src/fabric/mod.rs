@@ -9,7 +9,8 @@ pub(crate) mod status;
 
 use sha2::{Digest, Sha256};
 
-/// Random bytes in a signature header. Their number is the official clients'.
+/// Bytes of the nonce in a signature header, which has to be new for each transaction and nothing else. Their number is
+/// the official clients'.
 pub(crate) const NONCE_BYTES: usize = 24;
 
 /// The identifier of a transaction: hex of SHA-256 over the nonce and the creator in its signature header.

@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError};
-use crate::domain::{Argument, Checkpoint, LedgerName, LedgerTxId, Outcome, Prepared, Request};
+use crate::domain::{
+    Argument, Checkpoint, LedgerName, LedgerTxId, Outcome, Prepared, Request, SubmissionId, TransactionId,
+};
 
 /// How long an outcome may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +55,14 @@ pub(crate) fn request(contract: &str, function: &str, args: &[&str]) -> Request 
     }
 }
 
+/// The first submission of a record that nobody else has.
+pub(crate) fn fresh() -> SubmissionId {
+    SubmissionId {
+        record: TransactionId::new(),
+        number: 0,
+    }
+}
+
 /// Collects outcomes from a stream until all of `ids` have one.
 pub(crate) async fn outcomes_of(stream: &mut Outcomes, ids: &[&LedgerTxId]) -> HashMap<LedgerTxId, Outcome> {
     let mut found = HashMap::new();
@@ -83,6 +93,7 @@ pub(crate) async fn run(ledger: &dyn LedgerBackend, calls: &Calls) {
     preparing_has_no_effect(ledger, calls).await;
     a_submission_is_told_looked_up_and_seen(ledger, calls).await;
     the_same_bytes_take_effect_once(ledger, calls).await;
+    a_submission_has_one_identifier(ledger, calls).await;
     of_two_that_read_the_same_one_commits(ledger, calls).await;
     strangers_do_not_conflict(ledger, calls).await;
     a_stream_goes_on_where_its_reader_stopped(ledger, calls).await;
@@ -91,7 +102,7 @@ pub(crate) async fn run(ledger: &dyn LedgerBackend, calls: &Calls) {
 
 async fn prepare(ledger: &dyn LedgerBackend, request: &Request) -> Prepared {
     ledger.check(request).expect("acceptable");
-    ledger.prepare(request).await.expect("prepared")
+    ledger.prepare(fresh(), request).await.expect("prepared")
 }
 
 async fn number(ledger: &dyn LedgerBackend, calls: &Calls, name: &str) -> i64 {
@@ -158,6 +169,49 @@ async fn the_same_bytes_take_effect_once(ledger: &dyn LedgerBackend, calls: &Cal
     }
     assert!(matches!(ledger.lookup(&sent.tx_id).await, Outcome::Committed(_)));
     assert_eq!(number(ledger, calls, "once").await, before + 1);
+}
+
+/// I2, for a store that went back in time: what is prepared again has the identifier it had, and once the ledger has
+/// that, valid or not, it says so, even if the contract would refuse by now.
+async fn a_submission_has_one_identifier(ledger: &dyn LedgerBackend, calls: &Calls) {
+    let (first, request) = (fresh(), (calls.add)("named", 1));
+    let prepare = async |submission| ledger.prepare(submission, &request).await;
+    let before = number(ledger, calls, "named").await;
+    let one = prepare(first).await.expect("prepared");
+    let again = prepare(first).await.expect("prepared");
+    let rival = prepare(fresh()).await.expect("prepared");
+    assert_eq!((&one.tx_id, &again.tx_id), (&ledger.identify(first), &one.tx_id));
+    let second = SubmissionId { number: 1, ..first };
+    assert_ne!(ledger.identify(second), one.tx_id);
+    assert_ne!(ledger.identify(fresh()), one.tx_id);
+
+    // Two envelopes, one identifier: one effect, and the first one's verdict for both.
+    let mut stream = listen(ledger).await;
+    for sent in [&one, &again, &rival] {
+        ledger.submit(sent).await.expect("taken");
+    }
+    let told = outcomes_of(&mut stream, &[&one.tx_id, &rival.tx_id]).await;
+    let valid = |id: &LedgerTxId| matches!(told[id], Outcome::Committed(_));
+    assert!(valid(&one.tx_id) && !valid(&rival.tx_id), "{told:?}");
+    assert_eq!(number(ledger, calls, "named").await, before + 1);
+    let known = |result: Result<Prepared, PrepareError>| match result {
+        Err(PrepareError::AlreadyOnLedger(id)) => id,
+        other => panic!("not known: {other:?}"),
+    };
+    assert_eq!(known(prepare(first).await), one.tx_id);
+    let refused = (calls.refused)();
+    assert_eq!(known(ledger.prepare(first, &refused).await), one.tx_id);
+
+    // A conflict ends its identifier as well.
+    let second = prepare(second).await.expect("prepared");
+    let rival = prepare(fresh()).await.expect("prepared");
+    for sent in [&rival, &second] {
+        ledger.submit(sent).await.expect("taken");
+    }
+    let told = outcomes_of(&mut stream, &[&second.tx_id, &rival.tx_id]).await;
+    assert!(matches!(told[&second.tx_id], Outcome::Conflict(_)), "{told:?}");
+    let ended = SubmissionId { number: 1, ..first };
+    assert_eq!(known(prepare(ended).await), second.tx_id);
 }
 
 async fn of_two_that_read_the_same_one_commits(ledger: &dyn LedgerBackend, calls: &Calls) {
@@ -251,7 +305,7 @@ async fn nonsense_is_refused(ledger: &dyn LedgerBackend, calls: &Calls) {
     assert!(matches!(ledger.lookup(&never).await, Outcome::Unknown(_)));
 
     let refused = (calls.refused)();
-    let error = ledger.prepare(&refused).await.expect_err("refused");
+    let error = ledger.prepare(fresh(), &refused).await.expect_err("refused");
     let PrepareError::Rejected(cause) = error else {
         panic!("not rejected: {error}");
     };

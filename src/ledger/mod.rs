@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request};
+use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId};
 
 /// Why a request can never work on this ledger: told to the caller before anything is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -42,6 +42,10 @@ pub enum PrepareError {
     /// The ledger could not be reached or is not ready; try later.
     #[error("unavailable: {0}")]
     Unavailable(Cause),
+    /// The ledger has this very submission already, valid or not: whoever asks has forgotten that it was sent.
+    /// [`LedgerBackend::lookup`] tells what became of it.
+    #[error("{0} is on the ledger already")]
+    AlreadyOnLedger(LedgerTxId),
 }
 
 /// Why sending failed.
@@ -117,11 +121,17 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// same bytes may be sent again. If not, what cannot be looked up is parked.
     fn deduplicates(&self) -> bool;
 
-    /// Endorses or signs a request. Sends nothing that could take effect. Every call makes a new identifier.
+    /// The identifier that this submission has on the ledger, if it is there or will be. It follows from the
+    /// submission and from who we are.
+    fn identify(&self, submission: SubmissionId) -> LedgerTxId;
+
+    /// Endorses or signs a request. Sends nothing that could take effect. The identifier is the one that
+    /// [`identify`](Self::identify) tells, however often a submission is prepared.
     ///
     /// # Errors
-    /// [`PrepareError`].
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError>;
+    /// [`PrepareError`]; [`PrepareError::AlreadyOnLedger`] if those who endorse know the identifier, whatever else is
+    /// wrong with the request.
+    async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError>;
 
     /// Sends prepared bytes. `Ok` means that the ledger took them, not that they took effect: that comes
     /// through [`outcomes`](Self::outcomes) or [`lookup`](Self::lookup).

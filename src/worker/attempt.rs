@@ -11,9 +11,10 @@ use super::Lane;
 use super::gate::within;
 use super::in_flight::Slot;
 use crate::domain::{
-    Cause, Decision, Event, IllegalTransition, Lease, LedgerTxId, Outcome, Prepared, Request, RetrySettings,
-    State, Timestamp, Transaction,
+    Cause, Decision, Event, IllegalTransition, Lease, LedgerTxId, Outcome, Prepared, RetrySettings, State,
+    Timestamp, Transaction,
 };
+use crate::failpoint;
 use crate::ledger::{PrepareError, SubmitError};
 use crate::queue::{Delivery, Tenure};
 use crate::store::{Change, StoreError};
@@ -73,7 +74,9 @@ impl Lane {
                 Err(StoreError::Damaged(reason)) => self.reject(delivery, &reason),
             }
         }
+        failpoint::reached("claim-before-store");
         let claimed = self.store_changes(claims).await?;
+        failpoint::reached("claim-before-ack");
         // Stored: from here on leases and checks bring them back, not the queue.
         readable.into_iter().for_each(Delivery::ack);
 
@@ -116,7 +119,7 @@ impl Lane {
             return None;
         }
         let begin = |tx: &Transaction| {
-            if tx.expires_at().is_some_and(|deadline| deadline <= now) {
+            if tx.expires_unasked_at().is_some_and(|deadline| deadline <= now) {
                 return tx.apply(Event::Expired, now);
             }
             let lease = Lease {
@@ -150,34 +153,15 @@ impl Lane {
         slots: Vec<Slot>,
         tenure: &Tenure,
     ) -> Result<(), StoreError> {
-        let events = join_all(fresh.iter().map(|tx| async {
-            match self.prepare(&tx.request).await {
-                Ok(sent) => {
-                    let check_at = self.parts.clock.now().plus(self.parts.settings.check_after);
-                    Event::Prepared { sent, check_at }
-                }
-                Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
-                Err(PrepareError::Conflict(cause)) => {
-                    let retry_at = self.retry_at(&self.parts.retry.conflict, tx.conflicts + 1);
-                    Event::Conflicted { cause, retry_at }
-                }
-                Err(PrepareError::Postponed(cause)) => {
-                    let retry_at = self.retry_at(&self.parts.retry.outage, tx.outages + 1);
-                    Event::Unavailable { cause, retry_at }
-                }
-                Err(PrepareError::Unavailable(cause)) => {
-                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
-                    let retry_at = self.retry_at(&self.parts.retry.outage, tx.outages + 1);
-                    Event::Unavailable { cause, retry_at }
-                }
-            }
-        }))
-        .await;
-        let now = self.parts.clock.now();
-        let changes = fresh.into_iter().zip(events).filter_map(|(old, event)| {
-            let new = self.legal(old.apply(event, now))?;
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let news = join_all(fresh.iter().map(|tx| self.prepared(tx))).await;
+        let changes = fresh.into_iter().zip(news).filter_map(|(old, new)| {
+            let new = self.legal(new)?;
             Some(Change { old, new })
         });
+        failpoint::reached("prepare-before-store");
         let stored = self.store_changes(changes.collect()).await?;
         let mut sends = Vec::new();
         for (tx, slot) in stored.into_iter().zip(slots) {
@@ -191,6 +175,79 @@ impl Lane {
         self.submit(sends, tenure).await
     }
 
+    /// The record once it was tried to prepare it.
+    async fn prepared(&self, tx: &Transaction) -> Result<Transaction, IllegalTransition> {
+        let now = || self.parts.clock.now();
+        // Only of a rewound one: others are not claimed past their deadline.
+        let event = if tx.expires_at().is_some_and(|deadline| deadline <= now()) && tx.rewound {
+            Event::Expired
+        } else {
+            match self.prepare(tx).await {
+                Ok(sent) => {
+                    let check_at = now().plus(self.parts.settings.check_after);
+                    Event::Prepared { sent, check_at }
+                }
+                Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
+                Err(PrepareError::Conflict(cause)) => {
+                    let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
+                    Event::Disagreed { cause, retry_at }
+                }
+                Err(PrepareError::Postponed(cause)) => self.out_of_reach(tx, cause),
+                Err(PrepareError::Unavailable(cause)) => {
+                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                    self.out_of_reach(tx, cause)
+                }
+                Err(PrepareError::AlreadyOnLedger(tx_id)) => return self.found(tx, tx_id).await,
+            }
+        };
+        // Those who endorse may lag behind the ledger: it is asked by the identifier before this one fails.
+        if tx.rewound && matches!(event, Event::Expired | Event::Rejected { .. }) {
+            let tx_id = self.parts.ledger.identify(tx.submission());
+            match self.lookup(&tx_id).await {
+                Outcome::Unknown(_) => {}
+                Outcome::Unavailable(cause) => {
+                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                    return tx.apply(self.out_of_reach(tx, cause), now());
+                }
+                verdict @ (Outcome::Committed(_) | Outcome::Conflict(_) | Outcome::Rejected(_)) => {
+                    return self.told(tx, tx_id, &verdict);
+                }
+            }
+        }
+        tx.apply(event, now())
+    }
+
+    /// The ledger has the submission that was to be prepared: what became of it decides. If nobody can tell yet, it is
+    /// asked again later, and nothing new is made meanwhile.
+    async fn found(&self, tx: &Transaction, tx_id: LedgerTxId) -> Result<Transaction, IllegalTransition> {
+        tracing::debug!(ledger = %self.parts.name, tx.id = %tx.id, tx.ledger_id = %tx_id, "the ledger has this transaction already; what became of it counts");
+        let verdict = self.lookup(&tx_id).await;
+        self.told(tx, tx_id, &verdict)
+    }
+
+    fn told(
+        &self,
+        tx: &Transaction,
+        tx_id: LedgerTxId,
+        outcome: &Outcome,
+    ) -> Result<Transaction, IllegalTransition> {
+        let now = self.parts.clock.now();
+        let found = tx.apply(Event::FoundOnLedger { tx_id }, now)?;
+        let event = self.verdict(&found, outcome).unwrap_or_else(|| {
+            let cause = Cause::new(
+                "ALREADY_ON_LEDGER",
+                "the ledger has it and does not tell yet what became of it",
+            );
+            self.out_of_reach(&found, cause)
+        });
+        found.apply(event, now)
+    }
+
+    fn out_of_reach(&self, tx: &Transaction, cause: Cause) -> Event {
+        let retry_at = self.retry_at(tx, &self.parts.retry.outage, tx.outages + 1);
+        Event::Unavailable { cause, retry_at }
+    }
+
     /// Asks the ledger about submissions of which nothing was heard.
     async fn check(
         &self,
@@ -198,6 +255,10 @@ impl Lane {
         slots: Vec<Slot>,
         tenure: &Tenure,
     ) -> Result<(), StoreError> {
+        if checks.is_empty() {
+            return Ok(());
+        }
+        failpoint::reached("check-before-lookup");
         let outcomes = join_all(checks.iter().map(|tx| async {
             match tx.state.sent() {
                 Some(sent) => self.lookup(&sent.tx_id).await,
@@ -205,6 +266,7 @@ impl Lane {
             }
         }))
         .await;
+        failpoint::reached("check-after-lookup");
         let (mut settled, mut parked, mut resends) = (Vec::new(), Vec::new(), Vec::new());
         let now = self.parts.clock.now();
         for ((tx, outcome), slot) in checks.into_iter().zip(outcomes).zip(slots) {
@@ -270,8 +332,11 @@ impl Lane {
         within(self.parts.settings.lease / 2, call).await
     }
 
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
-        let prepared = self.within(self.parts.ledger.prepare(request)).await;
+    async fn prepare(&self, tx: &Transaction) -> Result<Prepared, PrepareError> {
+        failpoint::reached("prepare-before-call");
+        let prepared = self
+            .within(self.parts.ledger.prepare(tx.submission(), &tx.request))
+            .await;
         prepared.unwrap_or_else(|late| Err(PrepareError::Unavailable(late)))
     }
 
@@ -286,15 +351,19 @@ impl Lane {
         if !tenure.holds() {
             return Err(Unsent::LaneLost);
         }
+        failpoint::reached("submit-before-send");
         let answer = self.within(self.parts.ledger.submit(sent)).await;
+        failpoint::reached("submit-after-reply");
         let answer = answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)));
         answer.map_err(Unsent::Refused)
     }
 
-    /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up.
-    pub(super) fn retry_at(&self, budget: &RetrySettings, tries: u32) -> Option<Timestamp> {
+    /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up. A rewound one is tried
+    /// until the ledger decides: a later submission of it may have taken effect.
+    pub(super) fn retry_at(&self, tx: &Transaction, budget: &RetrySettings, tries: u32) -> Option<Timestamp> {
         match budget.decide(tries, rand::random()) {
             Decision::Retry(delay) => Some(self.parts.clock.now().plus(delay)),
+            Decision::GiveUp if tx.rewound => Some(self.parts.clock.now().plus(budget.max)),
             Decision::GiveUp => None,
         }
     }

@@ -5,7 +5,8 @@
 //!          mod.rs            attempt.rs                             settle.rs
 //! ```
 //!
-//! - Before anything is sent, the bytes and the ledger's identifier are stored (I2).
+//! - Before anything is sent, the bytes and the ledger's identifier are stored (I2). What is prepared again has the
+//!   identifier that it had, and what the ledger has under it already is looked up and not sent.
 //! - A slot is held from the claim to the outcome, so `max_in_flight` bounds memory and load (I7); a
 //!   transaction in backoff holds none.
 //! - A permit is taken for everything that may send, before it is claimed and again at the send (I6).

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::Lane;
 use crate::domain::{Checkpoint, Event};
+use crate::failpoint;
 use crate::ledger::Outcomes;
 use crate::queue::Tenure;
 use crate::store::{Change, StoreError};
@@ -75,7 +76,11 @@ impl Lane {
                 _ => {}
             }
         }
-        adopted.extend(self.store_changes(put_off).await?);
+        if !put_off.is_empty() {
+            failpoint::reached("adopt-before-store");
+            adopted.extend(self.store_changes(put_off).await?);
+            failpoint::reached("adopt-after-store");
+        }
         for tx in adopted {
             let slot = self.slots.clone().try_acquire_owned().ok();
             let at_most = tx.state.due().map_or(Duration::ZERO, |due| due.since(now));
@@ -92,13 +97,17 @@ impl Lane {
             let is_over = timeout(EVERY, reached.wait_for(|_| false)).await.is_ok();
             let now = *reached.borrow();
             if let Some(to) = now.filter(|_| now > stored) {
+                failpoint::reached("checkpoint-before-store");
                 let advance = self.parts.store.advance_checkpoint(&self.parts.name, to);
                 match if is_over {
                     timeout(FAREWELL, advance).await
                 } else {
                     Ok(advance.await)
                 } {
-                    Ok(Ok(())) => stored = now,
+                    Ok(Ok(())) => {
+                        failpoint::reached("checkpoint-after-store");
+                        stored = now;
+                    }
                     Ok(Err(error)) => {
                         tracing::debug!(ledger = %self.parts.name, %error, "the checkpoint is not stored");
                     }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Lane;
 use super::resume::Subscription;
 use crate::domain::{AttemptOutcome, Checkpoint, Event, LedgerTxId, Outcome, State, Transaction};
+use crate::failpoint;
 use crate::ledger::Settled;
 use crate::store::{self, Change, StoreError};
 
@@ -42,7 +43,7 @@ impl Lane {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = sweep.tick() => self.in_flight.release_due(),
+                _ = sweep.tick() => self.in_flight.release_due(Instant::now()),
                 Some(newer) = subscribed.recv() => (current, is_whole) = (Some(newer), true),
                 group = next(&mut current) => match group {
                     Some(Settled { outcomes, checkpoint }) => {
@@ -88,13 +89,17 @@ impl Lane {
             }
             tokio::select! {
                 () = stop.cancelled() => return false,
-                () = tokio::time::sleep(STORE_PAUSE) => self.in_flight.release_due(),
+                () = tokio::time::sleep(STORE_PAUSE) => self.in_flight.release_due(Instant::now()),
             }
         }
     }
 
     /// Stores the outcomes of submitted transactions in one commit.
     pub(super) async fn settle(&self, group: &[(Transaction, Outcome)]) -> Result<(), StoreError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        failpoint::reached("outcome-before-store");
         let mut group = Cow::Borrowed(group);
         for _ in 0..RACES {
             let now = self.parts.clock.now();
@@ -130,18 +135,20 @@ impl Lane {
         Ok(())
     }
 
-    fn verdict(&self, tx: &Transaction, outcome: &Outcome) -> Option<Event> {
+    /// The move that an outcome asks for; `None` if it says nothing final.
+    pub(super) fn verdict(&self, tx: &Transaction, outcome: &Outcome) -> Option<Event> {
         match outcome {
             Outcome::Committed(receipt) => {
                 let mut receipt = receipt.clone();
-                // Some ledgers tell the contract's answer only while endorsing.
-                if receipt.result.is_none() {
+                // Some ledgers tell the contract's answer only while endorsing. Of a rewound transaction it may have
+                // been an earlier copy that took effect, with an answer that nobody has any more.
+                if receipt.result.is_none() && !tx.rewound {
                     receipt.result = tx.state.sent().and_then(|sent| sent.response.clone());
                 }
                 Some(Event::Committed { receipt })
             }
             Outcome::Conflict(cause) => {
-                let retry_at = self.retry_at(&self.parts.retry.conflict, tx.conflicts + 1);
+                let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
                 Some(Event::Conflicted {
                     cause: cause.clone(),
                     retry_at,
@@ -182,10 +189,14 @@ impl Lane {
         let outcome = match &tx.state {
             State::Done { .. } => "done",
             State::Failed { failure } => failure.code.as_str(),
-            State::Pending { .. } => return metrics.retried(if conflicted { "conflict" } else { "outage" }),
+            State::Pending { .. } => {
+                failpoint::reached("retry-before-told");
+                return metrics.retried(if conflicted { "conflict" } else { "outage" });
+            }
             State::Parked { .. } => return metrics.parked.increment(1),
             State::Preparing { .. } | State::Submitted { .. } => return,
         };
+        failpoint::reached("outcome-before-told");
         metrics.settled(outcome, tx.updated_at.since(tx.created_at));
         tracing::debug!(tx.id = %tx.id, outcome, attempts = tx.attempts, "settled");
     }

@@ -23,7 +23,7 @@ use super::link::{LARGEST_MESSAGE, Link};
 use super::peers::Line;
 use super::proposal;
 use super::verdict::verdict;
-use crate::domain::{Cause, Checkpoint, LedgerTxId};
+use crate::domain::{Cause, Checkpoint, LedgerTxId, Outcome};
 use crate::fabric::proto::common::{HeaderType, Status};
 use crate::fabric::proto::orderer::{SeekNewest, seek_position};
 use crate::fabric::proto::protos::deliver_client::DeliverClient;
@@ -228,29 +228,7 @@ impl Follower {
     /// Tells the outcomes of a block.
     async fn pass_on(&mut self, block: FilteredBlock) -> Result<(), Cause> {
         let number = block.number;
-        // The block before the one that was asked for only shows that the stream is up.
-        let known = self.next.is_some_and(|next| next == number.saturating_add(1));
-        let fits = known || self.next.is_none_or(|next| next == number);
-        if !fits || number == u64::MAX || block.channel_id != self.link.settings.channel {
-            let words = format!(
-                "block {number} of {:?} came instead of {:?}",
-                block.channel_id, self.next
-            );
-            return Err(Cause::new("STRANGE_BLOCK", words));
-        }
-        let transactions = block
-            .filtered_transactions
-            .into_iter()
-            .filter(|transaction| !known && transaction.r#type == HeaderType::EndorserTransaction as i32);
-        let outcomes = transactions.filter_map(|transaction| {
-            let tx_id = LedgerTxId(transaction.txid);
-            let outcome = verdict(transaction.tx_validation_code, &tx_id, number)?;
-            Some((tx_id, outcome))
-        });
-        let settled = Settled {
-            outcomes: outcomes.collect(),
-            checkpoint: Some(Checkpoint(number + 1)),
-        };
+        let settled = settled(block, &self.link.settings.channel, self.next)?;
         let told = self.told.send(settled).await;
         told.map_err(|_| Cause::new("CLOSED", "nobody listens"))?;
         // Only now: a block that was dropped on its way comes again.
@@ -258,6 +236,37 @@ impl Follower {
         self.link.reached.fetch_max(number, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// The outcomes in a block of `channel`, where `next` is to come or the one before it.
+pub(super) fn settled(block: FilteredBlock, channel: &str, next: Option<u64>) -> Result<Settled, Cause> {
+    let number = block.number;
+    // The block before the one that was asked for only shows that the stream is up.
+    let known = next.is_some_and(|next| next == number.saturating_add(1));
+    let fits = known || next.is_none_or(|next| next == number);
+    if !fits || number == u64::MAX || block.channel_id != channel {
+        let words = format!(
+            "block {number} of {:?} came instead of {next:?}",
+            block.channel_id
+        );
+        return Err(Cause::new("STRANGE_BLOCK", words));
+    }
+    let transactions = block
+        .filtered_transactions
+        .into_iter()
+        .filter(|transaction| !known && transaction.r#type == HeaderType::EndorserTransaction as i32);
+    let outcomes = transactions.filter_map(|transaction| {
+        let tx_id = LedgerTxId(transaction.txid);
+        let outcome = verdict(transaction.tx_validation_code, &tx_id, number)?;
+        Some((tx_id, outcome))
+    });
+    let mut outcomes: Vec<_> = outcomes.collect();
+    // Of two envelopes with one id in a block, the second may be the valid one, if the first was badly endorsed.
+    outcomes.sort_by_key(|(_, outcome)| !matches!(outcome, Outcome::Committed(_)));
+    Ok(Settled {
+        outcomes,
+        checkpoint: Some(Checkpoint(number + 1)),
+    })
 }
 
 /// The number of a peer's newest block.
@@ -309,6 +318,11 @@ async fn next_block(blocks: &mut Streaming<DeliverResponse>) -> Result<FilteredB
             ));
         }
     };
+    filtered(answer)
+}
+
+/// The block in an answer.
+pub(super) fn filtered(answer: DeliverResponse) -> Result<FilteredBlock, Cause> {
     match answer.r#type {
         Some(deliver_response::Type::FilteredBlock(block)) => Ok(block),
         Some(deliver_response::Type::Status(status)) => Err(refused(status)),

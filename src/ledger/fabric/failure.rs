@@ -29,6 +29,8 @@ pub(super) enum Failure {
     Rejected(Cause),
     /// Endorsers see different states; a little later they agree.
     Conflict(Cause),
+    /// A peer has a transaction with this id on its ledger, valid or not.
+    Known(Cause),
     /// This one cannot be endorsed now; others may well be.
     Postponed(Cause),
     /// Nothing was sent; the network is out of reach, or does not work for us.
@@ -113,6 +115,13 @@ impl Said<'_> {
         let mut told_by_peers = told_by_peers
             .map(|detail| detail.message.as_str())
             .chain(self.details.is_empty().then(|| self.status.message()));
+        // It comes before everything else: that copy may be why others refuse.
+        if told_by_peers
+            .clone()
+            .any(|words| words.contains("duplicate transaction found ["))
+        {
+            return Failure::Known(self.cause("ALREADY_ON_LEDGER"));
+        }
         if told_by_peers.any(|words| words.contains("ProposalResponsePayloads do not match")) {
             return Failure::Conflict(self.cause("ENDORSEMENTS_DIFFER"));
         }

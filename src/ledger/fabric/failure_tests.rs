@@ -14,6 +14,7 @@ const RESET: &str = "rpc error: code = Unavailable desc = error reading from ser
 const NO_CHAINCODE: &str = "error in simulation: failed to execute transaction 1036: could not launch chaincode counter:b1c4: connection to counter:b1c4 failed: error creating grpc connection to 127.0.0.1:9101";
 const DENIED: &str = "error validating proposal: access denied: channel [mychannel] creator org [Org1MSP]";
 const BUSY: &str = "too many requests for /gateway.Gateway, exceeding concurrency limit (500)";
+const KNOWN: &str = "duplicate transaction found [5b8e1c]. Creator [0a074f7267314d5350]";
 const NO: &str = "chaincode response 500, the asset none does not exist";
 
 fn told(step: Step, code: Code, message: &str, details: &[&str], organizations: usize) -> (char, String) {
@@ -28,6 +29,7 @@ fn told(step: Step, code: Code, message: &str, details: &[&str], organizations: 
     let (class, cause) = match classify(step, &with_details(code, message, &details), organizations) {
         Failure::Rejected(cause) => ('R', cause),
         Failure::Conflict(cause) => ('C', cause),
+        Failure::Known(cause) => ('K', cause),
         Failure::Postponed(cause) => ('P', cause),
         Failure::Unavailable(cause) => ('U', cause),
         Failure::Unknown(cause) => ('?', cause),
@@ -52,6 +54,12 @@ fn i2_every_error_of_a_peer_has_its_class() {
         (Evaluate, Code::Unknown, &format!("evaluate call to endorser returned error: {NO}"), &[], 0, 'R', "CHAINCODE_ERROR"),
         (Endorse, Code::Aborted, FIRST, &["chaincode response -1, no"], 0, 'R', "CHAINCODE_ERROR"),
         (Endorse, Code::Aborted, FIRST, &["chaincode response 500, ProposalResponsePayloads do not match, access denied"], 0, 'R', "CHAINCODE_ERROR"),
+        // An id that is on the ledger, valid or not, known to all who were asked or to one.
+        (Endorse, Code::Aborted, FIRST, &[KNOWN], 0, 'K', "ALREADY_ON_LEDGER"),
+        (Endorse, Code::Aborted, COLLECT, &[KNOWN], 0, 'K', "ALREADY_ON_LEDGER"),
+        (Endorse, Code::Aborted, COLLECT, &[KNOWN, KNOWN], 2, 'K', "ALREADY_ON_LEDGER"),
+        (Endorse, Code::Aborted, COLLECT, &[NO, KNOWN], 2, 'K', "ALREADY_ON_LEDGER"),
+        (Endorse, Code::Aborted, FIRST, &["chaincode response 500, duplicate transaction found [ab]"], 0, 'R', "CHAINCODE_ERROR"),
         // Endorsers that do not agree.
         (Endorse, Code::Aborted, COLLECT, &[NO], 0, 'C', "ENDORSEMENTS_DIFFER"),
         (Endorse, Code::Aborted, COLLECT, &[NO], 2, 'C', "ENDORSEMENTS_DIFFER"),

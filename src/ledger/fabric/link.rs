@@ -139,7 +139,7 @@ impl Link {
             tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
         );
         let works = match &failure {
-            Failure::Rejected(_) | Failure::Conflict(_) => true,
+            Failure::Rejected(_) | Failure::Conflict(_) | Failure::Known(_) => true,
             // Of a look-up, silence is an answer.
             Failure::Unknown(_) => step == Step::CommitStatus,
             Failure::Postponed(_) | Failure::Unavailable(_) => false,

@@ -8,7 +8,8 @@
 //!
 //! Invariants (I2):
 //! - The transaction id is the hash of a nonce and our identity, known before anything is sent, and the endorsed
-//!   transaction is checked to have that very id.
+//!   transaction is checked to have that very id. The nonce names the submission, so preparing it again, from a store
+//!   that went back in time even, makes the same id; peers refuse to endorse one that is on the ledger.
 //! - A peer lets a transaction id take effect once: a second envelope with it becomes `DUPLICATE_TXID`. So a stored
 //!   envelope can be sent again as often as need be, and a duplicate is never a failure.
 //! - Only a validation code ends a submission. Whatever a call to `Submit` says, it may have been sent, unless the
@@ -20,6 +21,8 @@ mod absent;
 mod blocks;
 mod endorsement;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod link;
 mod peers;
 mod proposal;
@@ -51,10 +54,11 @@ use self::wallet::Wallet;
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable};
 use crate::clock::Clock;
 use crate::config::{FabricSettings, is_chaincode_name};
-use crate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request};
+use crate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId};
 use crate::fabric::proto::common::Envelope;
 use crate::fabric::proto::gateway::gateway_client::GatewayClient;
 use crate::fabric::proto::gateway::{EndorseRequest, EndorseResponse, EvaluateRequest, SubmitRequest};
+use crate::fabric::transaction_id;
 
 pub use wallet::WalletError;
 
@@ -164,6 +168,20 @@ impl FabricLedger {
     }
 }
 
+/// The identifier of a submission by the identity that `settings` name now. Reads its files, which blocks.
+///
+/// # Errors
+/// [`WalletError`].
+pub fn identify(
+    settings: &FabricSettings,
+    clock: &dyn Clock,
+    submission: SubmissionId,
+) -> Result<LedgerTxId, WalletError> {
+    let keys = Wallet::open(settings, clock)?.keys();
+    let creator = keys.identity.creator();
+    Ok(LedgerTxId(transaction_id(&submission.to_bytes(), creator)))
+}
+
 /// Makes new connections whenever the certificates were replaced.
 async fn renew(link: Arc<Link>) {
     let mut changes = link.wallet.changes();
@@ -208,7 +226,12 @@ impl LedgerBackend for FabricLedger {
         true
     }
 
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
+    fn identify(&self, submission: SubmissionId) -> LedgerTxId {
+        let keys = self.link.wallet.keys();
+        LedgerTxId(self.link.sender(&keys).transaction_id(submission.to_bytes()))
+    }
+
+    async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError> {
         let keys = self.link.wallet.keys();
         let sender = self.link.sender(&keys);
         let call = Call {
@@ -216,7 +239,7 @@ impl LedgerBackend for FabricLedger {
             function: &request.function,
             args: &request.args,
         };
-        let (tx_id, proposal) = sender.propose(&call, request.transient.iter());
+        let (tx_id, proposal) = sender.propose(submission.to_bytes(), &call, request.transient.iter());
         let message = EndorseRequest {
             transaction_id: tx_id.clone(),
             channel_id: sender.channel.to_owned(),
@@ -234,6 +257,7 @@ impl LedgerBackend for FabricLedger {
             Err(failed) => failed,
         };
         Err(match failure {
+            Failure::Known(_) => PrepareError::AlreadyOnLedger(LedgerTxId(tx_id)),
             Failure::Rejected(cause) => PrepareError::Rejected(cause),
             Failure::Conflict(cause) => PrepareError::Conflict(cause),
             Failure::Postponed(cause) => {
@@ -286,7 +310,9 @@ impl LedgerBackend for FabricLedger {
                 }
                 Err(SubmitError::Unavailable(cause))
             }
-            Err(Failure::Conflict(cause) | Failure::Unknown(cause)) => Err(SubmitError::Unknown(cause)),
+            Err(Failure::Conflict(cause) | Failure::Known(cause) | Failure::Unknown(cause)) => {
+                Err(SubmitError::Unknown(cause))
+            }
         }
     }
 
@@ -307,9 +333,12 @@ impl LedgerBackend for FabricLedger {
             Ok(answer) => verdict(answer.result, tx_id, answer.block_number).unwrap_or_else(|| {
                 Outcome::Unknown(Cause::new("NOT_VALIDATED", "the peer has no final word yet"))
             }),
-            Err(Failure::Rejected(cause) | Failure::Conflict(cause) | Failure::Unknown(cause)) => {
-                Outcome::Unknown(cause)
-            }
+            Err(
+                Failure::Rejected(cause)
+                | Failure::Conflict(cause)
+                | Failure::Known(cause)
+                | Failure::Unknown(cause),
+            ) => Outcome::Unknown(cause),
             Err(Failure::Postponed(cause) | Failure::Unavailable(cause)) => Outcome::Unavailable(cause),
         }
     }
@@ -322,7 +351,8 @@ impl LedgerBackend for FabricLedger {
             function: &query.function,
             args: &query.args,
         };
-        let (tx_id, proposal) = sender.propose(&call, std::iter::empty());
+        // Nothing of a query reaches the ledger.
+        let (tx_id, proposal) = sender.propose(rand::random(), &call, std::iter::empty());
         let message = EvaluateRequest {
             transaction_id: tx_id,
             channel_id: sender.channel.to_owned(),
@@ -347,6 +377,7 @@ impl LedgerBackend for FabricLedger {
             }
             Err(
                 Failure::Conflict(cause)
+                | Failure::Known(cause)
                 | Failure::Postponed(cause)
                 | Failure::Unavailable(cause)
                 | Failure::Unknown(cause),

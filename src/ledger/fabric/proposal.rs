@@ -72,14 +72,15 @@ pub(super) struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// A new proposal to call a chaincode, with its transaction id. What is not base64 in `transient` was refused
+    /// A proposal to call a chaincode, with the transaction id that `nonce` gives it. What is not base64 in `transient` was refused
     /// when it was accepted.
     pub(super) fn propose<'t>(
         &self,
+        nonce: [u8; NONCE_BYTES],
         call: &Call<'_>,
         transient: impl Iterator<Item = (&'t String, &'t String)>,
     ) -> (String, SignedProposal) {
-        let (header, tx_id) = self.transaction_header(call.chaincode());
+        let (header, tx_id) = self.transaction_header(nonce, call.chaincode());
         let spec = ChaincodeInvocationSpec {
             chaincode_spec: Some(ChaincodeSpec {
                 r#type: chaincode_spec::Type::Golang as i32,
@@ -146,9 +147,13 @@ impl Sender<'_> {
         self.seal(payload.encode_to_vec())
     }
 
-    fn transaction_header(&self, chaincode: &str) -> (Header, String) {
-        let nonce: [u8; NONCE_BYTES] = rand::random();
-        let tx_id = transaction_id(&nonce, self.identity.creator());
+    /// The transaction id that `nonce` gives.
+    pub(super) fn transaction_id(&self, nonce: [u8; NONCE_BYTES]) -> String {
+        transaction_id(&nonce, self.identity.creator())
+    }
+
+    fn transaction_header(&self, nonce: [u8; NONCE_BYTES], chaincode: &str) -> (Header, String) {
+        let tx_id = self.transaction_id(nonce);
         let extension = ChaincodeHeaderExtension {
             chaincode_id: Some(named(chaincode)),
         };

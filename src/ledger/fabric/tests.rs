@@ -59,7 +59,11 @@ fn a_proposal_says_what_was_asked_for_and_is_signed() {
         args: &[Argument::text("a \"text\""), number],
     };
     let transient = [("price".to_owned(), STANDARD.encode("100"))];
-    let (tx_id, signed) = sender.propose(&call, transient.iter().map(|(name, value)| (name, value)));
+    let (tx_id, signed) = sender.propose(
+        [7; 24],
+        &call,
+        transient.iter().map(|(name, value)| (name, value)),
+    );
 
     let key = public_key(&parse_certificate(&certificate).expect("a certificate")).expect("P-256");
     assert!(verify(&key, &signed.proposal_bytes, &signed.signature));
@@ -87,8 +91,9 @@ fn a_proposal_says_what_was_asked_for_and_is_signed() {
         .args;
     assert_eq!(args, [&b"Assets:Create"[..], b"a \"text\"", b"{\"n\":0.10}"]);
 
-    let (again, _) = sender.propose(&call, std::iter::empty());
-    assert_ne!(again, tx_id, "every proposal has an identifier of its own");
+    assert_eq!(signer.nonce, [7; 24], "the submission names the transaction");
+    let (other, _) = sender.propose([8; 24], &call, std::iter::empty());
+    assert_ne!(other, tx_id);
 }
 
 /// An endorsed transaction as a peer sends it.

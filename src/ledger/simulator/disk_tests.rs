@@ -9,7 +9,7 @@ use super::testkit::{Disk, MemoryEngine, Running, until};
 use super::*;
 use crate::clock::SystemClock;
 use crate::kv::{EngineKind, KvEngine, open};
-use crate::ledger::conformance::{Calls, outcomes_of, run};
+use crate::ledger::conformance::{Calls, fresh, outcomes_of, run};
 
 const SOON: Duration = Duration::from_millis(5);
 
@@ -122,7 +122,11 @@ async fn a_refused_block_is_kept_until_the_disk_takes_it() {
         let cause = running.ledger.probe().await.expect_err("trouble");
         assert_eq!(cause.code, "STORAGE_ERROR");
         let request = (Calls::COUNTER.add)("c", 1);
-        let refused = running.ledger.prepare(&request).await.expect_err("unavailable");
+        let refused = running
+            .ledger
+            .prepare(fresh(), &request)
+            .await
+            .expect_err("unavailable");
         assert!(matches!(refused, PrepareError::Unavailable(_)), "{refused}");
 
         engine.set_disk(Disk::Well);

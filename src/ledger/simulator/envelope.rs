@@ -19,7 +19,7 @@ use super::effects::{Call, Effects};
 pub(super) struct Envelope {
     /// Hex SHA-256 of nonce and creator.
     pub(super) tx_id: LedgerTxId,
-    /// Hex of the random bytes.
+    /// Hex of the submission's bytes.
     nonce: String,
     /// Who proposed it.
     creator: String,
@@ -76,7 +76,8 @@ pub(super) struct Answer {
     pub(super) response: Option<Box<RawValue>>,
 }
 
-fn identify(nonce: &[u8], creator: &str) -> LedgerTxId {
+/// The identifier of the transaction with this nonce.
+pub(super) fn identify(nonce: &[u8], creator: &str) -> LedgerTxId {
     LedgerTxId(transaction_id(nonce, creator.as_bytes()))
 }
 

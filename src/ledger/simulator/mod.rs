@@ -15,6 +15,8 @@ mod contracts;
 mod effects;
 mod engine;
 mod envelope;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod orderer;
 mod peer;
 mod replay;
@@ -42,8 +44,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::SimulatorSettings;
-use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request};
-use crate::fabric::NONCE_BYTES;
+use crate::domain::{
+    Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request, SubmissionId,
+};
 use crate::kv::{KvEngine, KvError};
 
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable, as_json};
@@ -118,13 +121,23 @@ impl LedgerBackend for SimulatorLedger {
         true
     }
 
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
+    fn identify(&self, submission: SubmissionId) -> LedgerTxId {
+        identify(submission)
+    }
+
+    async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError> {
+        // First, as a peer does it: an earlier copy may be the reason why the contract would refuse.
+        let tx_id = self.identify(submission);
+        match self.engine.settled(&tx_id) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(PrepareError::AlreadyOnLedger(tx_id)),
+            Err(error) => return Err(PrepareError::Unavailable(disk_cause(&error))),
+        }
         let call = call(&request.contract, &request.function, &request.args);
         let executed = self.engine.execute(&call).await?;
         let response = executed.returned.and_then(|text| as_json(&text));
-        let nonce: [u8; NONCE_BYTES] = rand::random();
         let touched = executed.effects.touched(&call.contract);
-        let envelope = Envelope::seal(nonce, CREATOR, call, executed.effects, response);
+        let envelope = Envelope::seal(submission.to_bytes(), CREATOR, call, executed.effects, response);
         let text = serde_json::to_string(&envelope).map_err(|error| {
             PrepareError::Rejected(Cause::new(
                 "ENDORSEMENT_ERROR",
@@ -189,6 +202,11 @@ impl LedgerBackend for SimulatorLedger {
     async fn probe(&self) -> Result<(), Cause> {
         self.engine.probe()
     }
+}
+
+/// The identifier of a submission: all gateways are the same one to it.
+pub fn identify(submission: SubmissionId) -> LedgerTxId {
+    envelope::identify(&submission.to_bytes(), CREATOR)
 }
 
 /// The verdict in the words of the seam.

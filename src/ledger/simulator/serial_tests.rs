@@ -9,7 +9,7 @@ use super::envelope::Envelope;
 use super::testkit::{MemoryEngine, Running};
 use super::*;
 use crate::clock::SystemClock;
-use crate::ledger::conformance::{outcomes_of, request};
+use crate::ledger::conformance::{fresh, outcomes_of, request};
 
 const ACCOUNTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -80,7 +80,11 @@ async fn check(rounds: Vec<Vec<Step>>, count: usize) {
             let (function, args) = &step.call;
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             // A refusal (no funds) is as good an answer as any.
-            if let Ok(prepared) = running.ledger.prepare(&request("token", function, &args)).await {
+            if let Ok(prepared) = running
+                .ledger
+                .prepare(fresh(), &request("token", function, &args))
+                .await
+            {
                 waiting.push((round + step.delay, prepared));
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::SystemClock;
 use crate::kv::{Batch, KvError, Order, Visit};
-use crate::ledger::conformance::{outcomes_of, request};
+use crate::ledger::conformance::{fresh, outcomes_of, request};
 
 /// What the disk does with the next commits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Running {
 
     pub(super) async fn prepare(&self, contract: &str, function: &str, args: &[&str]) -> Prepared {
         let request = request(contract, function, args);
-        self.ledger.prepare(&request).await.expect("prepared")
+        self.ledger.prepare(fresh(), &request).await.expect("prepared")
     }
 
     /// Submits in this order and gives the outcomes in the same order, as the stream tells them.
@@ -155,7 +155,7 @@ impl Running {
         args: &[&str],
     ) -> Result<String, String> {
         let request = request(contract, function, args);
-        let sent = match self.ledger.prepare(&request).await {
+        let sent = match self.ledger.prepare(fresh(), &request).await {
             Ok(sent) => sent,
             Err(PrepareError::Rejected(cause)) => return Err(cause.message),
             Err(error) => panic!("{error}"),

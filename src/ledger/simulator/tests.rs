@@ -10,7 +10,7 @@ use super::testkit::{MemoryEngine, Running, is_conflict, until};
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::Timestamp;
-use crate::ledger::conformance::{Calls, outcomes_of, request};
+use crate::ledger::conformance::{Calls, fresh, outcomes_of, request};
 
 #[tokio::test]
 async fn a_read_of_a_key_written_earlier_in_the_block_is_a_conflict() {
@@ -216,7 +216,7 @@ async fn wrong_names_are_told_with_the_right_ones() {
     assert!(unknown.detail.contains("Set, Add, Get"), "{unknown}");
     let error = running
         .ledger
-        .prepare(&request("counter", "get", &[]))
+        .prepare(fresh(), &request("counter", "get", &[]))
         .await
         .expect_err("unknown");
     assert!(matches!(error, PrepareError::Rejected(_)), "{error}");
@@ -236,7 +236,7 @@ async fn numbers_may_come_as_json_numbers() {
     let running = Running::of(1);
     let mut request = (Calls::COUNTER.add)("c", 0);
     request.args[1] = serde_json::from_str("123456789012345678901234567890").expect("argument");
-    let prepared = running.ledger.prepare(&request).await.expect("prepared");
+    let prepared = running.ledger.prepare(fresh(), &request).await.expect("prepared");
     let response = prepared.response.expect("a response");
     assert_eq!(response.get(), "123456789012345678901234567890");
 }

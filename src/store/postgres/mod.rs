@@ -16,6 +16,8 @@ mod change;
 mod counts;
 mod due;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod insert;
 mod listing;
 mod news;

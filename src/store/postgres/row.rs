@@ -43,6 +43,11 @@ struct Progress<'r> {
     attempts: u32,
     conflicts: u32,
     outages: u32,
+    #[serde(default)]
+    submissions_ended: u64,
+    /// Written only if it is so: docs/POSTGRES.md tells how to set it for a whole database.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    rewound: bool,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     history: Cow<'r, [Attempt]>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -154,6 +159,8 @@ pub(super) fn work(tx: &Transaction) -> Result<WorkRow, Failure> {
         attempts: tx.attempts,
         conflicts: tx.conflicts,
         outages: tx.outages,
+        submissions_ended: tx.submissions_ended,
+        rewound: tx.rewound,
         history: Cow::Borrowed(&tx.history),
         transient: Cow::Borrowed(&tx.request.transient),
     };
@@ -167,7 +174,7 @@ pub(super) fn work(tx: &Transaction) -> Result<WorkRow, Failure> {
         updated_at: calendar(tx.updated_at),
         due_at: tx.state.due().map(millis),
         first_try: tx.state.due().is_some() && tx.attempts == 0,
-        expires_at: tx.expires_at().filter(|_| waits).map(millis),
+        expires_at: tx.expires_unasked_at().filter(|_| waits).map(millis),
         progress: serde_json::to_string(&progress).map_err(broken)?,
     })
 }
@@ -198,40 +205,62 @@ pub(super) fn end(tx: &Transaction) -> Option<EndRow> {
     }
 }
 
+/// What a row of [`record`] holds.
+pub(super) struct Columns<'r> {
+    pub(super) id: Uuid,
+    pub(super) version: Option<i64>,
+    pub(super) key: Option<String>,
+    pub(super) digest: Option<&'r [u8]>,
+    pub(super) request: &'r str,
+    pub(super) progress: Option<&'r str>,
+}
+
 /// The record in a row of [`record`].
 pub(super) fn decode(row: &PgRow) -> Result<Transaction, Failure> {
-    let id: Uuid = row.try_get("id")?;
-    let damaged = |what: String| Failure::Damaged(format!("the record {id} cannot be read: {what}"));
-    let unreadable = |error: serde_json::Error| damaged(error.to_string());
-    let version: Option<i64> = row.try_get("version")?;
-    let progress: Option<&str> = row.try_get("progress")?;
-    let (Some(version), Some(progress)) = (version, progress) else {
-        return Err(damaged("it has a row in neither work nor settled".to_owned()));
+    let columns = Columns {
+        id: row.try_get("id")?,
+        version: row.try_get("version")?,
+        key: row.try_get("idempotency_key")?,
+        digest: row.try_get("idempotency_digest")?,
+        request: row.try_get("request")?,
+        progress: row.try_get("progress")?,
     };
-    let mut request: Request = serde_json::from_str(row.try_get("request")?).map_err(unreadable)?;
-    let progress: Progress<'static> = serde_json::from_str(progress).map_err(unreadable)?;
-    request.transient = progress.transient.into_owned();
-    let key: Option<String> = row.try_get("idempotency_key")?;
-    let digest: Option<&[u8]> = row.try_get("idempotency_digest")?;
-    let digest = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
-    let idempotency = match (key, digest) {
-        (None, _) => None,
-        (Some(key), Some(digest)) => Some((key, Fingerprint::from_bytes(digest))),
-        (Some(_), None) => return Err(damaged("its idempotency key has no digest".to_owned())),
-    };
-    Ok(Transaction {
-        id: transaction_id(id),
-        version: u64::try_from(version).map_err(|_| damaged(format!("its version is {version}")))?,
-        request: Arc::new(request),
-        idempotency,
-        created_at: progress.created_at,
-        updated_at: progress.updated_at,
-        state: progress.state.into_owned(),
-        attempts: progress.attempts,
-        conflicts: progress.conflicts,
-        outages: progress.outages,
-        history: progress.history.into_owned(),
-    })
+    columns.record()
+}
+
+impl Columns<'_> {
+    pub(super) fn record(self) -> Result<Transaction, Failure> {
+        let id = self.id;
+        let damaged = |what: String| Failure::Damaged(format!("the record {id} cannot be read: {what}"));
+        let unreadable = |error: serde_json::Error| damaged(error.to_string());
+        let (Some(version), Some(progress)) = (self.version, self.progress) else {
+            return Err(damaged("it has a row in neither work nor settled".to_owned()));
+        };
+        let mut request: Request = serde_json::from_str(self.request).map_err(unreadable)?;
+        let progress: Progress<'static> = serde_json::from_str(progress).map_err(unreadable)?;
+        request.transient = progress.transient.into_owned();
+        let digest = self.digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
+        let idempotency = match (self.key, digest) {
+            (None, _) => None,
+            (Some(key), Some(digest)) => Some((key, Fingerprint::from_bytes(digest))),
+            (Some(_), None) => return Err(damaged("its idempotency key has no digest".to_owned())),
+        };
+        Ok(Transaction {
+            id: transaction_id(id),
+            version: u64::try_from(version).map_err(|_| damaged(format!("its version is {version}")))?,
+            request: Arc::new(request),
+            idempotency,
+            created_at: progress.created_at,
+            updated_at: progress.updated_at,
+            state: progress.state.into_owned(),
+            attempts: progress.attempts,
+            conflicts: progress.conflicts,
+            outages: progress.outages,
+            submissions_ended: progress.submissions_ended,
+            rewound: progress.rewound,
+            history: progress.history.into_owned(),
+        })
+    }
 }
 
 /// The records in these rows. One that cannot be read is reported and passed over: it must not hide the others.

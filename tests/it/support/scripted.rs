@@ -10,7 +10,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use serde_json::value::{RawValue, to_raw_value};
-use sluicegate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request, TransactionId};
+use sluicegate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Receipt, Request, SubmissionId};
 use sluicegate::ledger::{
     LedgerBackend, Outcomes, PrepareError, Query, QueryError, Settled, SubmitError, Unacceptable,
 };
@@ -52,6 +52,12 @@ pub(crate) struct Scripted {
     resumes: bool,
     default_contract: Option<&'static str>,
     pub(crate) lookups: AtomicUsize,
+    /// Those who endorse know of nothing that is on the ledger.
+    pub(crate) lags: AtomicBool,
+    /// The contract refuses by now.
+    pub(crate) refuses: AtomicBool,
+    /// Who the gateway is to it.
+    pub(crate) identity: Mutex<&'static str>,
     held: Mutex<Vec<LedgerTxId>>,
 }
 
@@ -90,6 +96,9 @@ impl Scripted {
             resumes: false,
             default_contract: None,
             lookups: AtomicUsize::new(0),
+            lags: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            identity: Mutex::new("tx"),
             held: Mutex::default(),
         }
     }
@@ -126,15 +135,24 @@ impl LedgerBackend for Scripted {
         self.deduplicates
     }
 
-    async fn prepare(&self, request: &Request) -> Result<Prepared, PrepareError> {
+    fn identify(&self, submission: SubmissionId) -> LedgerTxId {
+        let who = self.identity.lock().unwrap();
+        LedgerTxId(format!("{who}-{}-{}", submission.record, submission.number))
+    }
+
+    async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError> {
         if self.down.load(Ordering::SeqCst) {
             return Err(PrepareError::Unavailable(cause("DOWN")));
         }
-        if request.function == "Nonsense" {
+        let tx_id = self.identify(submission);
+        let known = self.verdicts.lock().unwrap().contains_key(&tx_id);
+        if known && !self.lags.load(Ordering::SeqCst) {
+            return Err(PrepareError::AlreadyOnLedger(tx_id));
+        }
+        if request.function == "Nonsense" || self.refuses.load(Ordering::SeqCst) {
             return Err(PrepareError::Rejected(cause("BUSINESS_ERROR")));
         }
-        let number = self.prepared.fetch_add(1, Ordering::SeqCst);
-        let tx_id = LedgerTxId(format!("tx-{number}-{}", TransactionId::new()));
+        self.prepared.fetch_add(1, Ordering::SeqCst);
         Ok(Prepared {
             tx_id,
             envelope: "signed".into(),
@@ -146,7 +164,7 @@ impl LedgerBackend for Scripted {
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
         let id = prepared.tx_id.clone();
         self.sent.lock().unwrap().push((id.clone(), Instant::now()));
-        if self.deduplicates && self.effects.lock().unwrap().contains_key(&id) {
+        if self.deduplicates && self.verdicts.lock().unwrap().contains_key(&id) {
             return Ok(());
         }
         let act = self.script.lock().unwrap().pop_front().unwrap_or(Act::Commit);
