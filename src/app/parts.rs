@@ -32,6 +32,8 @@ const PUT_BACK: usize = 10_000;
 /// What an open store consists of.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn TransactionStore>,
+    /// The same, if it is the embedded one.
+    pub(super) embedded: Option<Arc<EmbeddedStore>>,
     /// Whoever holds it owns the data; there is none if the data is elsewhere.
     pub(super) folder: Option<DataFolder>,
 }
@@ -49,8 +51,10 @@ pub(super) async fn open_store(
             let path = folder.store();
             let store = EmbeddedStore::open(folder.engine(), &path, embedded.cache_bytes, metrics.store())
                 .with_context(|| format!("open {}", path.display()))?;
+            let store = Arc::new(store);
             Ok(Opened {
-                store: Arc::new(store),
+                store: store.clone(),
+                embedded: Some(store),
                 folder: Some(folder),
             })
         }
@@ -70,6 +74,7 @@ pub(super) async fn open_store(
             });
             Ok(Opened {
                 store: Arc::new(store),
+                embedded: None,
                 folder: None,
             })
         }
@@ -112,7 +117,7 @@ pub(super) fn open_ledger(
                 folder.with_context(|| format!("ledger {name} is a simulator inside this process"))?;
             let chain = folder.chain(name.as_str());
             let engine = kv::open(folder.engine(), &chain, CHAIN_CACHE_BYTES)
-                .with_context(|| format!("open the chain of ledger {name}, {}", chain.display()))?;
+                .with_context(|| format!("open the chain of ledger {name}, {}; if it is damaged, restore the data folder from a backup, or remove the chain and its .seal to begin one on which nothing has happened", chain.display()))?;
             let ledger = SimulatorLedger::open(engine, *simulator, clock.clone(), tasks, stop.clone())
                 .with_context(|| format!("open ledger {name}"))?;
             Ok(Arc::new(ledger))

@@ -1,9 +1,10 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config`, `store` and `migrate` work on this machine's configuration; `devnet` is a ledger to try
+//! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet` is a ledger to try
 //! them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but its address.
 
 mod answer;
+mod backup;
 mod bulk;
 mod check_config;
 mod client;
@@ -15,6 +16,7 @@ mod migrate;
 mod ndjson;
 mod print;
 mod ready;
+mod restore;
 mod serve;
 mod store;
 mod submit;
@@ -24,12 +26,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use backup::BackupArgs;
 pub use devnet::DevnetArgs;
 pub use get::GetArgs;
 pub use list::ListArgs;
 pub use migrate::MigrateArgs;
 pub use print::is_closed_pipe;
 pub use ready::ReadyArgs;
+pub use restore::RestoreArgs;
 pub use serve::ServeArgs;
 pub use store::StoreArgs;
 pub use submit::SubmitArgs;
@@ -70,6 +74,8 @@ enum Command {
     List(ListArgs),
     Ready(ReadyArgs),
     Store(StoreArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
     Devnet(DevnetArgs),
     Migrate(MigrateArgs),
 }
@@ -110,6 +116,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args).await,
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,
         Command::Migrate(args) => migrate::run(&args).await,
     }
