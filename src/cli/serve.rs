@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, print};
@@ -69,6 +70,9 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         );
     }
     telemetry::start_logging(&settings.log.level, settings.log.format)?;
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::arm()?;
+    allow_many_connections();
     let summary = summary(&settings);
     let told_to_stop = told_to_stop()?;
     let app = app::build(settings).await?;
@@ -86,6 +90,19 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })
     .await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every client that waits holds a connection, and the soft limit on open files is mostly 1024. The hard limit is what
+/// the operator allows.
+fn allow_many_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");

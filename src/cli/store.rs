@@ -1,6 +1,6 @@
 //! `sluicegate store`: care for the embedded database while the gateway is stopped.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -36,8 +36,10 @@ enum Action {
     /// Rebuild indexes, idempotency entries and queue marks from the records
     ///
     /// The records are the truth and stay as they are. One that is damaged itself cannot be repaired: it is
-    /// listed, and its bytes are moved to a file beside the database. Exit status: 0 if every record is
-    /// there afterwards, 1 if some had to be moved away.
+    /// listed, and its bytes are moved to a file beside the database. If the database file is damaged, a new one
+    /// is made of what can be read of it. Settled transactions are kept then; those that were not settled may have
+    /// gone on since, so they are listed for a person and not submitted again. The damaged file is kept. Exit
+    /// status: 0 if every record is there afterwards, 1 if a person has to look at some.
     Repair(ConfigArgs),
     /// Rewrite the database without the space that removed records left
     ///
@@ -74,15 +76,26 @@ pub(super) fn run(args: &StoreArgs) -> anyhow::Result<ExitCode> {
             report.findings.is_empty()
         }
         Action::Repair(_) => {
+            // An engine that panics over a damaged file is caught; its own words would only frighten.
+            std::panic::set_hook(Box::new(|panic| {
+                let place = panic.location().map_or_else(String::new, ToString::to_string);
+                // Standard error may be closed; there is nobody else to tell.
+                let _written = writeln!(io::stderr(), "the engine gave up on a part of the file ({place})");
+            }));
             let report = embedded::repair(&folder, settings.cache_bytes)?;
             show(&report)?;
+            if let Some(path) = &report.damaged {
+                print::line(format_args!("the damaged database is kept as {}", path.display()))?;
+            }
             if let Some(path) = &report.quarantine {
-                print::line(format_args!(
-                    "records that cannot be read were moved to {}",
-                    path.display()
-                ))?;
+                let what = match report.damaged {
+                    Some(_) => "what was set aside is listed in",
+                    None => "records that cannot be read were moved to",
+                };
+                print::line(format_args!("{what} {}", path.display()))?;
             }
             print::line(match (&report.quarantine, report.findings.is_empty()) {
+                (_, true) if report.damaged.is_some() => "everything in it could be read, and is settled",
                 (_, true) => "there was nothing to mend",
                 (None, false) => "all is mended",
                 (Some(_), false) => "the rest is mended",
@@ -110,6 +123,7 @@ fn show(report: &Report) -> io::Result<()> {
     for finding in report.findings.iter().take(SHOWN) {
         print::line(match finding {
             Finding::Unreadable { id, reason } => format!("record {id} cannot be read: {reason}"),
+            Finding::Unsettled { id, what } => format!("record {id} is {what}"),
             Finding::Missing { id } => format!("record {id} lacks an index entry"),
             Finding::Stale { key } => format!("the index entry {key} belongs to no record"),
             Finding::Miscounted { what, stored, actual } => {

@@ -56,6 +56,77 @@ fn a_file_of_nonsense_is_refused_without_a_panic() {
     });
 }
 
+/// The file with the data of an engine at `path`.
+fn data(kind: EngineKind, path: &std::path::Path) -> std::path::PathBuf {
+    match kind {
+        EngineKind::Redb => path.to_owned(),
+        EngineKind::Sled => path.join("db"),
+    }
+}
+
+fn written(kind: EngineKind, path: &std::path::Path) -> Box<dyn KvEngine> {
+    let engine = open(kind, path, CACHE).expect("opens");
+    let mut batch = Batch::default();
+    batch.put(vec![1], vec![7; 3_000]);
+    engine.commit(batch).expect("commits");
+    engine
+}
+
+#[test]
+fn a_closed_file_that_has_changed_is_not_opened() {
+    for_each_engine(|kind, path| {
+        drop(written(kind, path));
+        drop(open(kind, path, CACHE).expect("nothing has changed"));
+        let mut bytes = std::fs::read(data(kind, path)).expect("reads");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(data(kind, path), &bytes).expect("writes");
+        for _ in 0..2 {
+            assert!(
+                matches!(open(kind, path, CACHE), Err(KvError::Damaged(_))),
+                "{kind}"
+            );
+        }
+        bytes[middle] ^= 1;
+        std::fs::write(data(kind, path), &bytes).expect("writes");
+        open(kind, path, CACHE).expect("is as it was");
+    });
+}
+
+#[test]
+fn a_file_that_has_gone_is_not_made_anew() {
+    for_each_engine(|kind, path| {
+        drop(written(kind, path));
+        std::fs::write(data(kind, path), "").expect("empties");
+        assert!(
+            matches!(open(kind, path, CACHE), Err(KvError::Refused(_))),
+            "{kind}"
+        );
+        std::fs::remove_file(data(kind, path)).expect("removes");
+        assert!(
+            matches!(open(kind, path, CACHE), Err(KvError::Refused(_))),
+            "{kind}"
+        );
+    });
+}
+
+#[test]
+fn after_a_crash_there_is_no_seal_to_go_by() {
+    for_each_engine(|kind, path| {
+        drop(written(kind, path));
+        let _open = written(kind, path);
+        let crashed = tempfile::tempdir().expect("folder");
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(path.parent().expect("a folder").join("."))
+            .arg(crashed.path())
+            .status();
+        assert!(status.expect("runs").success());
+        let engine = open(kind, &crashed.path().join("kv"), CACHE).expect("opens");
+        assert_eq!(engine.get(&[1]).expect("reads"), Some(vec![7; 3_000]), "{kind}");
+    });
+}
+
 #[test]
 fn scans_go_both_ways_and_stop_when_told() {
     for_each_engine(|kind, path| {

@@ -6,6 +6,7 @@
 
 mod redb;
 mod reopen;
+pub(crate) mod seal;
 mod sled;
 
 #[cfg(test)]
@@ -134,20 +135,30 @@ pub trait KvEngine: Send + Sync + 'static {
     fn commit(&self, batch: Batch) -> Result<(), KvError>;
 }
 
+/// Whether something was ever written to the engine's file at `path`, whatever has become of it since.
+pub fn was_written(path: &Path) -> bool {
+    seal::path(path).exists()
+}
+
 /// Opens, or creates, the engine `kind` at `path` with about `cache_bytes` of cache. An engine that fails
 /// with [`KvError::Disk`] is closed and opened anew by the next call, so it recovers when the disk does.
 /// (sled cannot be closed after a failed write; it is kept from running into a full disk instead.)
+///
+/// A file that was closed in order has to be as it was left ([`seal`]), and an engine that panics over what it
+/// reads has met damage.
 ///
 /// # Errors
 /// [`KvError`], among them [`KvError::Locked`] if another process has it open.
 pub fn open(kind: EngineKind, path: &Path, cache_bytes: usize) -> Result<Box<dyn KvEngine>, KvError> {
     let path = path.to_owned();
-    let engine =
-        reopen::Reopening::open(Box::new(move || match kind {
+    let opener = {
+        let path = path.clone();
+        move || match kind {
             EngineKind::Redb => redb::RedbEngine::open(&path, cache_bytes)
                 .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
             EngineKind::Sled => sled::SledEngine::open(&path, cache_bytes)
                 .map(|engine| -> Box<dyn KvEngine> { Box::new(engine) }),
-        }))?;
-    Ok(Box::new(engine))
+        }
+    };
+    Ok(Box::new(reopen::Reopening::open(kind, path, Box::new(opener))?))
 }

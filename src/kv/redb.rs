@@ -9,6 +9,7 @@ use std::path::Path;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
 
 use super::{Batch, KvEngine, KvError, Order, Visit};
+use crate::failpoint;
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv");
 
@@ -76,6 +77,7 @@ impl KvEngine for RedbEngine {
                 .map_err(|error| storage(error.into()))?;
             }
         }
+        failpoint::reached("store-before-sync");
         writing.commit().map_err(|error| storage(error.into()))
     }
 }

@@ -1,15 +1,14 @@
 //! The engine that is one line of configuration away: sled 0.34, its default tree.
 //!
 //! Three things make it keep the promise of the seam. `flush` alone ends in `sync_file_range`, which does
-//! not survive a power cut, so every commit also syncs a second descriptor of the log file. Opening a damaged
-//! log can panic, so opening is guarded and the panic becomes an error. And after a failed write sled can
+//! not survive a power cut, so every commit also syncs a second descriptor of the log file. Opening or reading a
+//! damaged log can panic, which [`super::reopen`] turns into an error. And after a failed write sled can
 //! neither go on nor be closed (its drop waits for ever for the log to become stable), so a commit is not
 //! begun unless there is ample room, and an engine that failed all the same is set aside until the process
 //! ends: it refuses everything and says that a restart is needed.
 
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use sled::{Config, Db, Mode};
 
 use super::{Batch, KvEngine, KvError, Order, Visit};
+use crate::failpoint;
 
 /// sled's own threads may hold its files a moment longer than its last handle, so a lock is waited for.
 const LINGER: Duration = Duration::from_secs(1);
@@ -43,10 +43,7 @@ impl SledEngine {
             .flush_every_ms(None);
         let patience = Instant::now() + LINGER;
         let db = loop {
-            let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
-                .map_err(|_| KvError::Damaged("sled could not read its log and gave up".to_owned()))?
-                .map_err(opening);
-            match opened {
+            match config.open().map_err(opening) {
                 Err(KvError::Locked) if Instant::now() < patience => std::thread::sleep(PAUSE),
                 other => break other?,
             }
@@ -91,6 +88,7 @@ impl SledEngine {
 
     fn write(&self, db: &Db, writes: sled::Batch) -> Result<(), KvError> {
         db.apply_batch(writes).map_err(storage)?;
+        failpoint::reached("store-before-sync");
         db.flush().map_err(storage)?;
         self.log
             .sync_data()
@@ -130,7 +128,11 @@ impl KvEngine for SledEngine {
         }
         self.write(db, writes).map_err(|error| {
             tracing::error!(%error, "sled failed to write; restart the gateway once the disk is well");
-            KvError::Refused(self.failed.get_or_init(|| error.to_string()).clone())
+            let first = self.failed.get_or_init(|| error.to_string()).clone();
+            match error {
+                KvError::Damaged(_) => error,
+                KvError::Disk(_) | KvError::Refused(_) | KvError::Locked => KvError::Refused(first),
+            }
         })
     }
 }

@@ -14,6 +14,8 @@ pub(crate) mod conformance;
 mod places;
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod rewound_tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

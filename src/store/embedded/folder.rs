@@ -4,6 +4,8 @@
 //! data/lock            held while a process uses the folder; holds its process id
 //! data/store.redb      the store (a folder `store.sled` with the other engine)
 //! data/ledger-NAME.…   the chain of a simulator ledger
+//! data/control.sock    where a running gateway takes orders from this machine (`sluicegate backup`)
+//! data/*.seal          what the file beside it was when it was closed
 //! ```
 //!
 //! The lock is the operating system's and ends with the process, however that ends; a lock file left by a
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::kv::EngineKind;
+use crate::domain::TransactionId;
+use crate::kv::{EngineKind, seal};
 
 /// Why a data folder cannot be used. The text says what to do.
 #[derive(Debug, Error)]
@@ -105,7 +108,10 @@ impl DataFolder {
             engine,
             _lock: lock,
         };
-        folder.finish_compaction().map_err(unusable)?;
+        folder
+            .finish_compaction()
+            .and_then(|()| folder.clear_scratch())
+            .map_err(unusable)?;
         let other = EngineKind::ALL.into_iter().find(|kind| *kind != engine);
         match other {
             Some(found) if folder.store_of(found).exists() && !folder.store().exists() => {
@@ -117,6 +123,11 @@ impl DataFolder {
             }
             _ => Ok(folder),
         }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of the store's file (or, with sled, folder).
@@ -144,26 +155,88 @@ impl DataFolder {
         (beside("new"), beside("old"))
     }
 
-    /// Puts the compacted copy in the place of the store. A crash in between is mended at the next start:
-    /// the old store is whole until the new one is in place.
+    /// Puts the new file in the place of the store. A crash in between is mended at the next start: the old store
+    /// is whole, and goes with its seal, until the new one is in place.
     pub(super) fn replace_store(&self) -> io::Result<()> {
         let (new, old) = self.compacting();
         fs::rename(self.store(), &old)?;
+        seal::rename(&self.store(), &old)?;
         fs::rename(&new, self.store())?;
+        seal::rename(&new, &self.store())?;
         File::open(&self.path)?.sync_all()?;
         remove(&old)
+    }
+
+    /// Puts what was made beside it in the place of the store, where there is none.
+    pub(super) fn place_store(&self) -> io::Result<()> {
+        let (new, _) = self.compacting();
+        fs::rename(&new, self.store())?;
+        seal::rename(&new, &self.store())?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// The socket at which the process that holds the folder can be reached.
+    pub fn control_socket(path: &Path) -> PathBuf {
+        path.join("control.sock")
     }
 
     fn finish_compaction(&self) -> io::Result<()> {
         let (new, old) = self.compacting();
         if !self.store().exists() && old.exists() {
             fs::rename(&old, self.store())?;
+            seal::rename(&old, &self.store())?;
         }
         remove(&old).and_then(|()| remove(&new))
     }
+
+    /// Keeps the store's files, as they are, under another name as well, which nothing here ever removes.
+    pub(super) fn keep_damaged(&self) -> io::Result<PathBuf> {
+        let store = self.store();
+        let kept = store.with_extension(format!("{}.damaged-{}", self.engine, TransactionId::new()));
+        for file in seal::files(&store)? {
+            let place = under(&kept, &store, &file);
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::hard_link(&file, &place)?;
+        }
+        Ok(kept)
+    }
+
+    /// A copy of the store's files that may be changed, until [`clear_scratch`](Self::clear_scratch).
+    pub(super) fn copy_to_scratch(&self) -> io::Result<PathBuf> {
+        self.clear_scratch()?;
+        let (store, copy) = (self.store(), self.scratch());
+        for file in seal::files(&store)? {
+            let place = under(&copy, &store, &file);
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::copy(&file, &place)?;
+        }
+        Ok(copy)
+    }
+
+    pub(super) fn clear_scratch(&self) -> io::Result<()> {
+        remove(&self.scratch())
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.path.join(format!("store.{}.scratch", self.engine))
+    }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// The place below `to` of a file at or below `from`.
+fn under(to: &Path, from: &Path, file: &Path) -> PathBuf {
+    match file.strip_prefix(from) {
+        Ok(name) if !name.as_os_str().is_empty() => to.join(name),
+        _ => to.to_owned(),
+    }
+}
+
+/// Removes a store, if it is there, and its seal.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    seal::remove(path)?;
     if path.is_dir() {
         fs::remove_dir_all(path)
     } else if path.exists() {

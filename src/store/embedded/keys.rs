@@ -1,7 +1,7 @@
 //! The key layout: one key space, a letter for each kind of entry.
 //!
 //! ```text
-//! m name                            format of the store
+//! m name                            format of the store; that it was restored from a backup
 //! r id                              the record
 //! l ledger 0 status id              listing by ledger and status, oldest first
 //! d ledger 0 class due-ms id        due mark; class 0: first try, 1: looked at before
@@ -22,6 +22,7 @@ use crate::store::Mark;
 
 pub(super) const FORMAT: &[u8] = b"mformat";
 pub(super) const PROBE: &[u8] = b"mprobe";
+pub(super) const RESTORED: &[u8] = b"mrestored";
 
 /// Key and value of one entry.
 pub(super) type Entry = (Vec<u8>, Vec<u8>);
@@ -120,7 +121,7 @@ pub(super) fn index(tx: &Transaction) -> Vec<Entry> {
     if let Some(mark) = Mark::of(tx) {
         entries.push((due(ledger, &mark), Vec::new()));
     }
-    if let (State::Pending { .. }, Some(deadline)) = (&tx.state, tx.expires_at()) {
+    if let (State::Pending { .. }, Some(deadline)) = (&tx.state, tx.expires_unasked_at()) {
         let key = [
             b"e".as_slice(),
             &deadline.as_millis().to_be_bytes(),

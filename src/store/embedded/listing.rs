@@ -198,7 +198,7 @@ pub(super) fn load(engine: &dyn KvEngine, ids: Vec<TransactionId>) -> Result<Vec
 fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
     let bytes = engine.get(&keys::record(id)).map_err(store_error)?;
     Ok(bytes.and_then(|bytes| {
-        record::decode(&bytes)
+        record::decode(id, &bytes)
             .inspect_err(|error| tracing::error!(tx.id = %id, %error, "run `sluicegate store check`"))
             .ok()
     }))

@@ -2,26 +2,28 @@
 //!
 //! Records are the truth; every index entry follows from a record. So checking means to compare both ways,
 //! and repairing means to rewrite what does not follow. A record that cannot be read is never thrown away:
-//! its bytes go to a file beside the store first.
+//! its bytes go to a file beside the store first. That is enough as long as the engine's file is what the engine
+//! left; if it is not, [`super::salvage`] makes a new one.
 
 use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::folder::DataFolder;
-use super::{Counts, check_format, keys, record};
+use super::{Counts, check_format, keys, open_engine, record, salvage};
 use crate::domain::TransactionId;
 use crate::kv::{self, Batch, KvEngine, KvError, Order};
 use crate::store::StoreError;
 
 /// Batches of a repair or compaction are committed at about this size.
-const PIECE: usize = 4 << 20;
+pub(super) const PIECE: usize = 4 << 20;
 
 /// Why maintenance could not be done.
 #[derive(Debug, Error)]
@@ -31,7 +33,17 @@ pub enum MaintenanceError {
     Missing(PathBuf),
     /// The engine cannot open, read or write its file.
     #[error(transparent)]
-    Engine(#[from] KvError),
+    Engine(KvError),
+    /// The engine's file is damaged.
+    #[error(
+        "the store is damaged: {0}; copy the data folder, then run `sluicegate store repair`: it keeps all that can be read, and lists what cannot"
+    )]
+    Damaged(String),
+    /// The engine's file is damaged, and there is no record in it.
+    #[error(
+        "no record can be found in {0}, which is left as it is; restore it from a backup, or set store.path to another folder to begin anew"
+    )]
+    Nothing(PathBuf),
     /// The store was written by a newer version.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -40,7 +52,16 @@ pub enum MaintenanceError {
     Folder(#[from] io::Error),
 }
 
-type Result<T, E = MaintenanceError> = std::result::Result<T, E>;
+pub(super) type Result<T, E = MaintenanceError> = std::result::Result<T, E>;
+
+impl From<KvError> for MaintenanceError {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::Damaged(detail) => Self::Damaged(detail),
+            other => Self::Engine(other),
+        }
+    }
+}
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +72,13 @@ pub enum Finding {
         id: String,
         /// Why.
         reason: String,
+    },
+    /// A record that a salvage found, but that may not be the newest version of it.
+    Unsettled {
+        /// Its id.
+        id: String,
+        /// What became of it.
+        what: &'static str,
     },
     /// An index entry that should be there and is not.
     Missing {
@@ -80,8 +108,10 @@ pub struct Report {
     pub counts: Counts,
     /// Everything that is, or was, wrong.
     pub findings: Vec<Finding>,
-    /// Where a repair put the bytes of records that it could not read.
+    /// Where a repair put the bytes of records that it could not read, or listed what it set aside.
     pub quarantine: Option<PathBuf>,
+    /// Where a repair that had to make a new file left the damaged one.
+    pub damaged: Option<PathBuf>,
 }
 
 impl Report {
@@ -91,12 +121,15 @@ impl Report {
     }
 }
 
-fn open(folder: &DataFolder, cache_bytes: usize) -> Result<Box<dyn KvEngine>> {
+pub(super) fn open(folder: &DataFolder, cache_bytes: usize) -> Result<Arc<dyn KvEngine>> {
     let path = folder.store();
     if !path.exists() {
         return Err(MaintenanceError::Missing(path));
     }
-    let engine = kv::open(folder.engine(), &path, cache_bytes)?;
+    let engine = open_engine(folder.engine(), &path, cache_bytes).map_err(|error| match error {
+        StoreError::Damaged(detail) => MaintenanceError::Damaged(detail),
+        unavailable => MaintenanceError::Store(unavailable),
+    })?;
     check_format(&*engine)?;
     Ok(engine)
 }
@@ -110,12 +143,25 @@ pub fn check(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
 }
 
 /// Checks, and mends what it finds: rewrites indexes and counters, and moves records that cannot be read
-/// into a file beside the store.
+/// into a file beside the store. Of an engine's file that is damaged it makes a new one, with all that can be
+/// read and is settled.
 ///
 /// # Errors
-/// If the store cannot be opened, read or written; what was mended so far stays mended.
+/// If the store cannot be read or written, or holds no record; what was mended so far stays mended.
 pub fn repair(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
-    let engine = open(folder, cache_bytes)?;
+    match open(folder, cache_bytes).and_then(|engine| mend(folder, &*engine)) {
+        Err(MaintenanceError::Damaged(detail)) => {
+            tracing::warn!(
+                detail,
+                "the file is damaged; a new one is made of what can be read"
+            );
+            salvage::salvage(folder, cache_bytes)
+        }
+        other => other,
+    }
+}
+
+fn mend(folder: &DataFolder, engine: &dyn KvEngine) -> Result<Report> {
     let path = folder
         .store()
         .with_extension(format!("unreadable-{}.txt", TransactionId::new()));
@@ -140,7 +186,7 @@ pub fn repair(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
         }
         Ok(())
     };
-    let mut report = inspect(&*engine, &mut mend)?;
+    let mut report = inspect(engine, &mut mend)?;
     if let Some(file) = quarantine {
         file.sync_all()?;
         report.quarantine = Some(path);
@@ -168,8 +214,9 @@ enum Fix {
 fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Result<Report> {
     let mut report = Report::default();
     each(engine, b"r", &mut |key, value| {
-        let id = keys::id(key).map_or_else(|| key.escape_ascii().to_string(), |id| id.to_string());
-        let tx = match record::decode(value) {
+        let known = keys::id(key);
+        let id = known.map_or_else(|| key.escape_ascii().to_string(), |id| id.to_string());
+        let tx = match record::decode(known.unwrap_or(TransactionId::LOWEST), value) {
             Ok(tx) => tx,
             Err(StoreError::Damaged(reason) | StoreError::Unavailable(reason)) => {
                 report.findings.push(Finding::Unreadable { id, reason });
@@ -197,7 +244,7 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
                 .map(|id| engine.get(&keys::set_aside(id)))
                 .transpose()?
                 .flatten();
-            let wanted = match bytes.map(|bytes| record::decode(&bytes)) {
+            let wanted = match id.zip(bytes).map(|(id, bytes)| record::decode(id, &bytes)) {
                 Some(Ok(tx)) => {
                     let key = match kind {
                         b"a" => keys::unannounced(key),

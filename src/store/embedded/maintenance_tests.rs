@@ -104,6 +104,8 @@ async fn everything_that_is_wrong_is_found_and_mended() {
             matches!(repeat, Err(StoreError::Damaged(_))),
             "{kind}: I2: {repeat:?}"
         );
+        let aside = store.get(all[1].id).await;
+        assert!(matches!(aside, Err(StoreError::Damaged(_))), "{kind}: {aside:?}");
         let found = store.find_by_idempotency_key("key-0").await.expect("reads");
         assert_eq!(found.map(|tx| tx.id), Some(all[0].id), "{kind}");
         assert_eq!(store.backlog()[&all[0].request.ledger], 9, "{kind}");

@@ -3,15 +3,23 @@
 //! - [`keys`] is the layout, [`record`] the encoding, [`writer`] the one thread that commits.
 //! - Reads go straight to the engine. A point read, and one of a few due marks, is done in place; what may
 //!   visit many entries runs on a blocking thread.
-//! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`.
+//! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`;
+//!   [`salvage`] is what `repair` does about a file that is damaged; [`backup`] and [`restore`] are the commands of
+//!   these names.
 //!
 //! After a crash the file holds every commit that was answered; nothing has to be replayed.
 
+mod backup;
+mod carve;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod keys;
 mod listing;
 mod maintenance;
 mod record;
+mod restore;
+mod salvage;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -24,8 +32,10 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use backup::{BackupEntry, BackupError, BackupHeader, BackupReader, BackupSource, refuse_backup};
 pub use folder::{DataFolder, FolderError};
 pub use maintenance::{Finding, MaintenanceError, Report, check, compact, repair};
+pub use restore::{Identities, Inventory, Progress, RestoreError, Restored, restore, verify_backup};
 
 use self::keys::Entry;
 use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
@@ -35,7 +45,7 @@ use crate::kv::{self, Batch, EngineKind, KvEngine, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// The layout this version writes. A store with a higher one was written by a newer version.
-const STORE_FORMAT: u64 = 1;
+pub const STORE_FORMAT: u64 = 1;
 
 /// So many marks are noted as announced in one command.
 const ANNOUNCED_AT_ONCE: usize = 512;
@@ -66,7 +76,12 @@ impl EmbeddedStore {
         cache_bytes: usize,
         metrics: StoreMetrics,
     ) -> Result<Self, StoreError> {
-        let engine: Arc<dyn KvEngine> = Arc::from(kv::open(kind, path, cache_bytes).map_err(store_error)?);
+        let engine = open_engine(kind, path, cache_bytes).map_err(|error| match error {
+            StoreError::Damaged(detail) => StoreError::Damaged(format!(
+                "{detail}; copy the data folder, then run `sluicegate store check` and `sluicegate store repair`"
+            )),
+            other => other,
+        })?;
         check_format(&*engine)?;
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(engine.clone(), shared.clone(), metrics)?;
@@ -102,8 +117,15 @@ impl EmbeddedStore {
     }
 
     fn read(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
-        let bytes = self.engine.get(&keys::record(id)).map_err(store_error)?;
-        bytes.map(|bytes| record::decode(&bytes)).transpose()
+        if let Some(bytes) = self.engine.get(&keys::record(id)).map_err(store_error)? {
+            return record::decode(id, &bytes).map(Some);
+        }
+        match self.engine.get(&keys::set_aside(id)).map_err(store_error)? {
+            Some(_) => Err(StoreError::Damaged(format!(
+                "the record {id} was set aside by a repair"
+            ))),
+            None => Ok(None),
+        }
     }
 
     /// The due marks of one class, oldest first, and the moment of the first one past `now`.
@@ -150,6 +172,17 @@ impl EmbeddedStore {
             .await
             .map_err(|error| StoreError::Unavailable(format!("a read was given up: {error}")))?
     }
+}
+
+/// Opens the engine of a store, which holds a format at least if anything was ever written to it: sled takes a
+/// log of nonsense for an empty one.
+fn open_engine(kind: EngineKind, path: &Path, cache_bytes: usize) -> Result<Arc<dyn KvEngine>, StoreError> {
+    let was_written = kv::was_written(path);
+    let engine = kv::open(kind, path, cache_bytes).map_err(store_error)?;
+    if was_written && engine.get(keys::FORMAT).map_err(store_error)?.is_none() {
+        return Err(StoreError::Damaged("nothing is left in it".to_owned()));
+    }
+    Ok(Arc::from(engine))
 }
 
 /// Refuses what a newer version wrote; marks a new store with this version's format.
@@ -293,18 +326,11 @@ fn removal(tx: &Transaction) -> Mutation {
 impl TransactionStore for EmbeddedStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
         match self.write(vec![insertion(tx)?]).await?.first() {
+            Some(Verdict::Unreadable) => Err(StoreError::Damaged(
+                "the entry of an idempotency key cannot be read".to_owned(),
+            )),
             Some(Verdict::Exists(id)) => match self.read(*id)? {
                 Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
-                None if self
-                    .engine
-                    .get(&keys::set_aside(*id))
-                    .map_err(store_error)?
-                    .is_some() =>
-                {
-                    Err(StoreError::Damaged(format!(
-                        "the record {id} was set aside by a repair"
-                    )))
-                }
                 // Retention removed it in the same moment; a repeat of the request will be a new one.
                 None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
             },

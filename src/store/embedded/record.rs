@@ -3,11 +3,11 @@
 //! The checksum turns a damaged value into an error instead of a wrong answer; the version stands in front
 //! so that compare-and-swap need not parse; JSON lets old records be read by newer code and by a person.
 
-use crate::domain::Transaction;
+use crate::domain::{Transaction, TransactionId};
 use crate::store::StoreError;
 
-const FORMAT: u8 = 1;
-const HEADER: usize = 1 + 4 + 8;
+pub(super) const FORMAT: u8 = 1;
+pub(super) const HEADER: usize = 1 + 4 + 8;
 
 pub(super) fn encode(tx: &Transaction) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![0; HEADER];
@@ -20,7 +20,20 @@ pub(super) fn encode(tx: &Transaction) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Transaction, StoreError> {
+/// The record that stands under `id`.
+pub(super) fn decode(id: TransactionId, bytes: &[u8]) -> Result<Transaction, StoreError> {
+    let tx = decode_any(bytes)?;
+    if tx.id != id {
+        return Err(StoreError::Damaged(format!(
+            "{} stands in the place of a record",
+            tx.id
+        )));
+    }
+    Ok(tx)
+}
+
+/// A record of which nobody knows the id.
+pub(super) fn decode_any(bytes: &[u8]) -> Result<Transaction, StoreError> {
     let body = verified(bytes)?;
     serde_json::from_slice(&body[8..])
         .map_err(|error| StoreError::Damaged(format!("a record is not readable: {error}")))
@@ -58,7 +71,17 @@ mod tests {
         let tx = transaction("main", None);
         let bytes = encode(&tx).expect("encodes");
         assert_eq!(version(&bytes), Some(1));
-        assert_eq!(decode(&bytes).expect("decodes").id, tx.id);
+        assert_eq!(decode(tx.id, &bytes).expect("decodes").id, tx.id);
+        let other = decode(TransactionId::new(), &bytes);
+        assert!(matches!(other, Err(StoreError::Damaged(_))), "{other:?}");
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_refused_with_the_remedy() {
+        let mut bytes = encode(&transaction("main", None)).expect("encodes");
+        bytes[0] = FORMAT + 1;
+        let refusal = decode_any(&bytes).expect_err("is newer").to_string();
+        assert!(refusal.contains("a newer sluicegate"), "{refusal}");
     }
 
     #[test]
@@ -68,10 +91,10 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[position] ^= 1 << (position % 8);
             assert!(
-                matches!(decode(&damaged), Err(StoreError::Damaged(_))),
+                matches!(decode_any(&damaged), Err(StoreError::Damaged(_))),
                 "byte {position}"
             );
         }
-        assert!(decode(&bytes[..7]).is_err());
+        assert!(decode_any(&bytes[..7]).is_err());
     }
 }

@@ -18,6 +18,7 @@ use super::Counts;
 use super::keys::{self, Entry};
 use super::record;
 use crate::domain::{LedgerName, Status, TransactionId};
+use crate::failpoint;
 use crate::kv::{Batch, KvEngine, KvError, Order};
 use crate::store::{DueSignals, StoreError};
 use crate::telemetry::metrics::StoreMetrics;
@@ -60,6 +61,8 @@ pub(super) enum Verdict {
     Moved,
     /// The idempotency key is taken by this record.
     Exists(TransactionId),
+    /// Whether the idempotency key is taken cannot be read.
+    Unreadable,
 }
 
 pub(super) struct Command {
@@ -175,7 +178,13 @@ impl Writer {
     fn add(&self, group: &mut Group, mutations: Vec<Mutation>) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(mutations.len());
         for mutation in mutations {
-            match self.judge(group, &mutation) {
+            let verdict = match (self.judge(group, &mutation), &mutation.expect) {
+                // Damage at one place must not stop what is written elsewhere.
+                (Err(StoreError::Damaged(_)), Expect::New { .. }) => Ok(Verdict::Unreadable),
+                (Err(StoreError::Damaged(_)), _) => Ok(Verdict::Moved),
+                (judged, _) => judged,
+            };
+            match verdict {
                 Ok(verdict) => {
                     if verdict == Verdict::Made {
                         group.add(mutation);
@@ -252,11 +261,13 @@ impl Writer {
             *count = count.saturating_add_signed(change);
             batch.put(keys::count(&what.0, what.1), count.to_be_bytes().to_vec());
         }
+        failpoint::reached("store-before-commit");
         let committed = self
             .metrics
             .time_commit(group.mutations, || self.engine.commit(batch));
         self.shared.note_commit(committed.is_err());
         committed.map_err(store_error)?;
+        failpoint::reached("store-after-commit");
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
         self.counts = Some(counts);
         for ledger in group.wakes {
@@ -327,6 +338,66 @@ pub(super) fn store_error(error: KvError) -> StoreError {
         KvError::Damaged(detail) => StoreError::Damaged(detail),
         KvError::Disk(_) | KvError::Refused(_) | KvError::Locked => {
             StoreError::Unavailable(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::kv::{self, EngineKind, Visit};
+    use crate::store::conformance::transaction;
+    use crate::telemetry::metrics::Metrics;
+
+    /// An engine that cannot read one key.
+    struct Spoilt(Box<dyn KvEngine>, Vec<u8>);
+
+    impl KvEngine for Spoilt {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+            if key == self.1 {
+                return Err(KvError::Damaged("spoilt".to_owned()));
+            }
+            self.0.get(key)
+        }
+
+        fn scan(&self, range: Range<&[u8]>, order: Order, visit: Visit<'_>) -> Result<(), KvError> {
+            self.0.scan(range, order, visit)
+        }
+
+        fn commit(&self, batch: Batch) -> Result<(), KvError> {
+            self.0.commit(batch)
+        }
+    }
+
+    #[test]
+    fn i9_damage_in_one_place_fails_nobody_else_in_the_group() {
+        let folder = tempfile::tempdir().expect("folder");
+        let engine = kv::open(EngineKind::Redb, &folder.path().join("kv"), 1 << 20).expect("opens");
+        let engine = Arc::new(Spoilt(engine, keys::idempotency("spoilt")));
+        let metrics = Metrics::new().expect("metrics").store();
+        let writer = Writer::new(engine.clone(), Arc::default(), metrics).expect("starts");
+        let (commands, waiting) = mpsc::channel(8);
+        let answers: Vec<_> = ["one", "spoilt", "two"]
+            .iter()
+            .map(|key| {
+                let tx = transaction("main", Some(key));
+                let (reply, answer) = oneshot::channel();
+                let mutations = vec![super::super::insertion(&tx).expect("encodes")];
+                let sent = commands.try_send(Command { mutations, reply });
+                sent.expect("has room");
+                (tx.id, answer)
+            })
+            .collect();
+        drop(commands);
+        writer.run(waiting);
+        let expected = [Verdict::Made, Verdict::Unreadable, Verdict::Made];
+        for ((id, mut answer), expected) in answers.into_iter().zip(expected) {
+            let verdicts = answer.try_recv().expect("answered").expect("committed");
+            assert_eq!(verdicts, [expected]);
+            let stored = engine.get(&keys::record(id)).expect("reads");
+            assert_eq!(stored.is_some(), expected == Verdict::Made);
         }
     }
 }

@@ -1,0 +1,212 @@
+//! A new store from what can still be read of one that its engine does not open, or that is not what it was.
+//!
+//! What was lost with the damage is not known: of a record that is found, a newer version may be gone. Settled
+//! records have none, so they are kept as they are. One that is not settled may have gone on to the ledger since,
+//! and to submit it again could do it twice (I2). So:
+//!
+//! | found as | becomes | because |
+//! |---|---|---|
+//! | done, failed | the same | nothing comes after it |
+//! | parked | the same | a person decides anyway |
+//! | submitted | parked | its outcome may be a conflict after which it was sent anew: a person looks |
+//! | pending, preparing | set aside | there may be a submission of which nothing is left |
+//! | only an index entry | set aside | the record is lost |
+//!
+//! What is set aside is listed in a file, with its content. Reading it fails, and its idempotency key stays
+//! taken. The damaged file is kept. A crash at any moment leaves the damaged store or the new one in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::carve::Carved;
+use super::folder::DataFolder;
+use super::maintenance::{Finding, MaintenanceError, PIECE, Report, Result};
+use super::{STORE_FORMAT, after, keys, record};
+use crate::clock::{Clock, SystemClock};
+use crate::domain::{Cause, Event, State, Transaction, TransactionId};
+use crate::kv::{self, Batch, Order, seal};
+
+pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
+    let carved = Carved::out_of(seal::files(&folder.store())?)?;
+    if carved.is_empty() {
+        return Err(MaintenanceError::Nothing(folder.store()));
+    }
+    let known = survey(folder, cache_bytes)?;
+    let list = folder
+        .store()
+        .with_extension(format!("set-aside-{}.ndjson", TransactionId::new()));
+    let mut salvage = Salvage {
+        list: io::BufWriter::new(File::create(&list)?),
+        batch: Batch::default(),
+        report: Report::default(),
+    };
+    let (new, _) = folder.compacting();
+    {
+        let engine = kv::open(folder.engine(), &new, cache_bytes)?;
+        let format = STORE_FORMAT.to_be_bytes().to_vec();
+        salvage.batch.put(keys::FORMAT.to_vec(), format);
+        for tx in carved.records() {
+            salvage.keep(tx?)?;
+            if salvage.batch.bytes() >= PIECE {
+                engine.commit(std::mem::take(&mut salvage.batch))?;
+            }
+        }
+        for id in &known.ids {
+            if !carved.holds(*id) {
+                salvage.lose(*id, known.keys.get(id).map(String::as_str))?;
+            }
+        }
+        for ((ledger, status), count) in &salvage.report.counts {
+            let count = count.to_be_bytes().to_vec();
+            salvage.batch.put(keys::count(ledger, *status), count);
+        }
+        engine.commit(salvage.batch)?;
+    }
+    let file = salvage
+        .list
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    let mut report = salvage.report;
+    if report.findings.is_empty() {
+        fs::remove_file(&list)?;
+    } else {
+        report.quarantine = Some(list);
+    }
+    report.damaged = Some(folder.keep_damaged()?);
+    folder.replace_store()?;
+    Ok(report)
+}
+
+struct Salvage {
+    list: io::BufWriter<File>,
+    batch: Batch,
+    report: Report,
+}
+
+impl Salvage {
+    fn keep(&mut self, tx: Transaction) -> Result<()> {
+        let tx = match &tx.state {
+            State::Done { .. } | State::Failed { .. } | State::Parked { .. } => tx,
+            State::Submitted { .. } => {
+                let cause = Cause::new(
+                    "STORE_DAMAGED",
+                    "the store was damaged; what was known after this was sent may be lost",
+                );
+                self.note(
+                    &tx,
+                    "parked: it was submitted; look up on the ledger what became of it",
+                );
+                tx.apply(Event::Unresolvable { cause }, SystemClock.now())
+                    .map_err(io::Error::other)?
+            }
+            State::Pending { .. } | State::Preparing { .. } => {
+                self.note(
+                    &tx,
+                    "set aside: it may have been submitted since; look on the ledger",
+                );
+                let why = "not settled in what could be read; it may have been submitted since";
+                self.write_down(
+                    tx.id,
+                    tx.idempotency.as_ref().map(|(key, _)| key.as_str()),
+                    why,
+                    Some(&tx),
+                )?;
+                return Ok(());
+            }
+        };
+        self.batch.put(keys::record(tx.id), record::encode(&tx)?);
+        for (key, value) in keys::index(&tx) {
+            self.batch.put(key, value);
+        }
+        let counted = (tx.request.ledger.clone(), tx.status());
+        *self.report.counts.entry(counted).or_default() += 1;
+        Ok(())
+    }
+
+    fn lose(&mut self, id: TransactionId, key: Option<&str>) -> Result<()> {
+        self.report.findings.push(Finding::Unreadable {
+            id: id.to_string(),
+            reason: "no version of it is left".to_owned(),
+        });
+        self.write_down(id, key, "the record is lost", None)
+    }
+
+    fn note(&mut self, tx: &Transaction, what: &'static str) {
+        let id = tx.id.to_string();
+        self.report.findings.push(Finding::Unsettled { id, what });
+    }
+
+    /// Lists what is set aside. Its effect may stand on the ledger: a repeat must not become a new one.
+    fn write_down(
+        &mut self,
+        id: TransactionId,
+        key: Option<&str>,
+        why: &str,
+        record: Option<&Transaction>,
+    ) -> Result<()> {
+        let line = json!({"id": id, "idempotency_key": key, "why": why, "record": record});
+        writeln!(self.list, "{line}")?;
+        self.batch.put(keys::set_aside(id), Vec::new());
+        if let Some(key) = key {
+            self.batch.put(keys::idempotency(key), id.as_bytes().to_vec());
+        }
+        Ok(())
+    }
+}
+
+/// What index entries tell of records, as far as the engine can still read them.
+#[derive(Default)]
+struct Known {
+    ids: BTreeSet<TransactionId>,
+    /// Idempotency keys.
+    keys: BTreeMap<TransactionId, String>,
+}
+
+/// Lets the engine read a copy: opening a damaged file may change it.
+fn survey(folder: &DataFolder, cache_bytes: usize) -> Result<Known> {
+    let copy = folder.copy_to_scratch()?;
+    // No entry takes less than 16 bytes; if there are more than fit, the damage has made a circle.
+    let mut most = 0;
+    for file in seal::files(&copy)? {
+        most += file.metadata()?.len() / 16;
+    }
+    let known = read_entries(folder, &copy, cache_bytes, most);
+    folder.clear_scratch()?;
+    Ok(known)
+}
+
+fn read_entries(folder: &DataFolder, copy: &Path, cache_bytes: usize, most: u64) -> Known {
+    let mut known = Known::default();
+    let engine = match kv::open(folder.engine(), copy, cache_bytes) {
+        Ok(engine) => engine,
+        Err(error) => {
+            tracing::warn!(%error, "indexes cannot be read; records that are lost cannot be listed");
+            return known;
+        }
+    };
+    for kind in [b"r", b"l", b"d", b"a", b"e", b"i", b"q"] {
+        let (mut visited, end) = (0, after(kind));
+        let read = engine.scan(kind..&end, Order::Ascending, &mut |key, value| {
+            visited += 1;
+            let id = keys::id(if kind == b"i" { value } else { key }).filter(TransactionId::is_time_ordered);
+            known.ids.extend(id);
+            if let (b"i", Some(id), Ok(name)) = (kind, id, std::str::from_utf8(&key[1..])) {
+                known.keys.insert(id, name.to_owned());
+            }
+            if visited > most {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, kind = %kind.escape_ascii(), "some index entries cannot be read");
+        }
+    }
+    known
+}
