@@ -27,6 +27,9 @@ pub mod config;
 pub mod devnet;
 pub mod domain;
 pub(crate) mod fabric;
+pub mod failpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod http;
 pub mod kv;

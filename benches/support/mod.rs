@@ -9,8 +9,10 @@
 )]
 
 pub mod ledger;
+pub mod network;
+pub mod overload;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,27 +38,37 @@ impl Server {
     }
 
     /// Starts a program whose first line of output ends in its address.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_with(command, "").0
+    }
+
+    /// The same, with what it says up to the line that holds `last`.
+    pub fn start_with(mut command: Command, last: &str) -> (Self, String) {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("starts");
+        let mut output = BufReader::new(process.stdout.take().expect("piped"));
         let mut greeting = String::new();
-        let output = process.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut greeting).expect("greets");
-        let address = greeting
-            .trim()
-            .rsplit(['/', ' '])
-            .next()
-            .expect("an address")
-            .to_owned();
-        Self { process, address }
+        while greeting.is_empty() || !greeting.contains(last) {
+            let read = output.read_line(&mut greeting).expect("greets");
+            assert!(read > 0, "it ended: {greeting}");
+        }
+        let first = greeting.lines().next().unwrap_or_default();
+        let address = first.rsplit(['/', ' ']).next().expect("an address").to_owned();
+        (Self { process, address }, greeting)
     }
 
     /// Resident memory, MiB.
     pub fn rss_mib(&self) -> u64 {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// The most resident memory it ever had, MiB.
+    pub fn peak_mib(&self) -> u64 {
+        self.memory_mib("VmHWM:")
+    }
+
+    fn memory_mib(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("reads");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with(what)).expect(what);
         line.split_whitespace()
             .nth(1)
             .expect("a number")
@@ -72,17 +84,12 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(&self.address).expect("connects");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .expect("sends");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answers");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-        answer
+        ask(&self.address, "GET", path, "")
+    }
+
+    /// The body of an answer.
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        body(&self.get(path))
     }
 
     /// A gauge or counter of the default ledger.
@@ -103,6 +110,27 @@ impl Drop for Server {
             self.process.wait().expect("waits");
         }
     }
+}
+
+/// One request on a connection of its own; the whole answer, which has to be a success.
+pub fn ask(address: &str, method: &str, path: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("connects");
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    assert!(answer.starts_with("HTTP/1.1 2"), "{path}: {answer}");
+    answer
+}
+
+/// The JSON in an answer.
+pub fn body(answer: &str) -> serde_json::Value {
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+    serde_json::from_str(body).expect("JSON")
 }
 
 /// What a load run measured.
@@ -146,14 +174,65 @@ pub async fn load(address: &str, connections: u64, until: Until, request: fn(u64
                 let bytes = request(number, sequence);
                 let sent = Instant::now();
                 stream.write_all(&bytes).await.expect("sends");
-                answer(&mut stream, &mut buffer).await;
-                latencies
-                    .record(u64::try_from(sent.elapsed().as_micros()).expect("short"))
-                    .expect("records");
+                accepted(&mut stream, &mut buffer).await;
+                record(&mut latencies, sent);
             }
             latencies
         });
     }
+    summed(workers, start).await
+}
+
+/// Posts `per_second` requests a second from `connections` kept-alive connections, however long the answers take: what
+/// is sent late for that reason counts from the moment at which it was due. Every answer has to be 202.
+pub async fn paced(
+    address: &str,
+    connections: u32,
+    per_second: u32,
+    during: Duration,
+    request: fn(u64, u64) -> Vec<u8>,
+) -> Load {
+    let mut workers = JoinSet::new();
+    let start = Instant::now();
+    let step = Duration::from_secs(1) * connections / per_second;
+    for number in 0..connections {
+        let address = address.to_owned();
+        workers.spawn(async move {
+            let mut stream = TcpStream::connect(&address).await.expect("connects");
+            stream.set_nodelay(true).expect("no delay");
+            let mut latencies = Histogram::<u64>::new(3).expect("histogram");
+            let mut buffer = Vec::with_capacity(4_096);
+            let mut due = start + step * number / connections;
+            for sequence in 0.. {
+                if due >= start + during {
+                    break;
+                }
+                let mut sent = due;
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due.into()).await;
+                    // The timer ticks in milliseconds; that is not the server's doing.
+                    sent = Instant::now();
+                }
+                stream
+                    .write_all(&request(number.into(), sequence))
+                    .await
+                    .expect("sends");
+                accepted(&mut stream, &mut buffer).await;
+                record(&mut latencies, sent);
+                due += step;
+            }
+            latencies
+        });
+    }
+    summed(workers, start).await
+}
+
+fn record(latencies: &mut Histogram<u64>, since: Instant) {
+    let micros = u64::try_from(since.elapsed().as_micros()).expect("short");
+    latencies.record(micros).expect("records");
+}
+
+async fn summed(workers: JoinSet<Histogram<u64>>, start: Instant) -> Load {
     let mut all = Histogram::<u64>::new(3).expect("histogram");
     for latencies in workers.join_all().await {
         all.add(latencies).expect("adds");
@@ -166,8 +245,13 @@ pub async fn load(address: &str, connections: u64, until: Until, request: fn(u64
     }
 }
 
-/// Reads one whole answer.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
+async fn accepted(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
+    let status = answer(stream, buffer).await;
+    assert_eq!(status, 202, "{}", String::from_utf8_lossy(buffer));
+}
+
+/// Reads one whole answer into `buffer`; its status.
+pub async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> u16 {
     buffer.clear();
     loop {
         let read = stream.read_buf(buffer).await.expect("answers");
@@ -176,17 +260,12 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
             continue;
         };
         let head = std::str::from_utf8(&buffer[..end]).expect("ASCII");
-        assert!(
-            head.starts_with("HTTP/1.1 202"),
-            "{}",
-            String::from_utf8_lossy(buffer)
-        );
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "))
             .map_or(0, |length| length.parse::<usize>().expect("a number"));
         if buffer.len() >= end + 4 + length {
-            return;
+            return head[9..12].parse().expect("a status");
         }
     }
 }

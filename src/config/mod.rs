@@ -10,6 +10,8 @@
 mod fabric;
 #[cfg(test)]
 mod fabric_tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod postgres;
 mod problem;
 mod rabbitmq;

@@ -242,7 +242,7 @@ impl<'f> Section<'f> {
                 written.to_owned(),
             ),
         };
-        self.effective(key, format_args!("{written:?}"));
+        self.effective(key, as_toml(&*written));
         value.unwrap_or_else(|(what, default)| {
             self.problem(key, what, remedy);
             default
@@ -275,7 +275,7 @@ impl<'f> Section<'f> {
         remedy: &str,
         check: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.may_be(key, remedy, check, |text, _| format!("{text:?}"))
+        self.may_be(key, remedy, check, |text, _| as_toml(text))
     }
 
     /// A text that has to be there.
@@ -311,7 +311,7 @@ impl<'f> Section<'f> {
                 return Vec::new();
             }
         };
-        self.effective(key, format_args!("{written:?}"));
+        self.effective(key, as_toml(written.clone()));
         let mut values = Vec::with_capacity(written.len());
         for checked in written.iter().map(|text| check(text)) {
             match checked {
@@ -342,7 +342,7 @@ impl<'f> Section<'f> {
         check: impl FnOnce(&str) -> Result<T, String>,
         shown: impl FnOnce(&T) -> String,
     ) -> Option<T> {
-        self.may_be(key, remedy, check, |_, value| format!("{:?}", shown(value)))
+        self.may_be(key, remedy, check, |_, value| as_toml(shown(value)))
     }
 
     fn may_be<T>(
@@ -428,6 +428,11 @@ impl<'f> Section<'f> {
     fn known(&self) -> String {
         self.taken.keys().copied().collect::<Vec<_>>().join(", ")
     }
+}
+
+/// As it would be written in a file.
+fn as_toml(value: impl Into<toml::Value>) -> String {
+    value.into().to_string()
 }
 
 fn number(node: Node) -> Number {

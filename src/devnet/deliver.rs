@@ -82,6 +82,12 @@ fn range(seek: &SeekInfo, tip: u64) -> Result<Range, Verdict> {
     })
 }
 
+/// The first block that `seek` means, if it means any.
+#[cfg(any(test, fuzzing))]
+pub(super) fn first_of(seek: &SeekInfo, tip: u64) -> Option<u64> {
+    range(seek, tip).ok().map(|range| range.start)
+}
+
 impl DeliverService {
     async fn open(
         &self,

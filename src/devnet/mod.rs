@@ -19,6 +19,8 @@ mod deliver;
 mod endorser;
 mod events;
 mod faults;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod gateway;
 mod line;
 mod membership;

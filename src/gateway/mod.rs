@@ -19,6 +19,7 @@ pub use validate::FieldError;
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, Transaction, TransactionId};
+use crate::failpoint;
 use crate::notify::StatusHub;
 pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
@@ -136,6 +137,7 @@ impl Gateway {
             });
         }
         let transaction = Transaction::accept(request, key, parts.clock.now());
+        failpoint::reached("accept-before-store");
         match parts.store.insert(&transaction).await? {
             Inserted::Created => {
                 lane.metrics().accepted.increment(1);
@@ -156,6 +158,13 @@ impl Gateway {
                 })
             }
         }
+    }
+
+    /// What [`accept`](Self::accept) would store.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check(&self, request: Request, key: Option<String>) -> Result<Transaction, Refusal> {
+        validate::validate(&request, key.as_deref(), &self.0.lanes).map_err(Refusal::Invalid)?;
+        Ok(Transaction::accept(request, key, self.0.clock.now()))
     }
 
     /// A repeat adds nothing to the backlog, so a full one does not refuse it.

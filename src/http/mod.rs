@@ -6,6 +6,8 @@
 mod body;
 mod dto;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod health;
 mod ledgers;
 mod params;

@@ -215,7 +215,7 @@ pub(crate) fn write_cursor(id: TransactionId) -> String {
     URL_SAFE_NO_PAD.encode(id.as_bytes())
 }
 
-fn read_cursor(text: &str) -> Option<TransactionId> {
+pub(super) fn read_cursor(text: &str) -> Option<TransactionId> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     Some(TransactionId::from_bytes(bytes.try_into().ok()?))
 }

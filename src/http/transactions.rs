@@ -1,5 +1,7 @@
 //! `/v1/transactions`: accept, read, wait, list.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -12,8 +14,28 @@ use super::dto::{AttemptsView, PageView, TransactionView};
 use super::error::{ApiError, Code};
 use super::params::{self, Name, Pairs};
 use crate::config::BackpressureMode;
-use crate::domain::{Transaction, TransactionId};
+use crate::domain::{Request, Transaction, TransactionId};
+use crate::failpoint;
 use crate::gateway::Accepted;
+
+/// What a client asks for when it submits.
+pub(super) struct Submission {
+    pub(super) request: Request,
+    /// Its idempotency key.
+    pub(super) key: Option<String>,
+    /// How long the answer may be held.
+    pub(super) wait: Option<Duration>,
+}
+
+impl Submission {
+    pub(super) async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Self, ApiError> {
+        let key = params::idempotency_key(headers)?;
+        let wait = params::prefer_wait(headers, api.longest_wait)?;
+        let body: SubmitBody = read_json(headers, body, api.body_limits).await?;
+        let request = body.into_request(&api.gateway)?;
+        Ok(Self { request, key, wait })
+    }
+}
 
 /// `POST /v1/transactions`.
 pub(crate) async fn submit(
@@ -21,14 +43,12 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let key = params::idempotency_key(&headers)?;
-    let wait = params::prefer_wait(&headers, api.longest_wait)?;
-    let body: SubmitBody = read_json(&headers, body, api.body_limits).await?;
-    let request = body.into_request(&api.gateway)?;
+    let Submission { request, key, wait } = Submission::read(&api, &headers, body).await?;
     let Accepted {
         mut transaction,
         repeated,
     } = api.gateway.accept(request, key).await?;
+    failpoint::reached("accept-before-reply");
     if let Some(wait) = wait {
         // It is stored whatever comes of the wait, so a failed read still answers what is known.
         match api.gateway.wait(transaction.id, wait).await {
