@@ -18,7 +18,7 @@ fn of(folder: &Path) -> impl FnOnce(&mut Settings) {
     move |settings| {
         let main = ledger(settings);
         main.backend = written.ledgers["main"].backend.clone();
-        main.worker.check_after = Duration::from_millis(300);
+        main.worker.check_after = Duration::from_secs(1);
         main.retry.outage.max = Duration::from_millis(500);
     }
 }

@@ -4,12 +4,13 @@
 //! The disk is a small tmpfs, which takes root to mount; without root this test is skipped, loudly.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::crash::{Gateway, http, start};
+use crate::small_disk::SmallDisk;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -21,34 +22,6 @@ async fn a_full_disk_refuses_and_recovers_on_redb() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_and_recovers_on_sled() {
     fill_and_free("sled").await;
-}
-
-/// A tmpfs that goes away with the value.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().expect("folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(folder.path())
-            .stderr(Stdio::null())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(folder))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily, in case a process that is being killed still has it open.
-        let _status = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
 }
 
 struct Client {
@@ -81,7 +54,7 @@ impl Client {
 }
 
 async fn fill_and_free(engine: &str) {
-    let Some(disk) = SmallDisk::mount("24m") else {
+    let Some(disk) = SmallDisk::mount(24 << 20) else {
         eprintln!("SKIPPED: a full disk on {engine}: mounting a tmpfs takes root");
         return;
     };

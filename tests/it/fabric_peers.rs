@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use sluicegate::clock::SystemClock;
 use sluicegate::config::{self, BackendSettings, FabricSettings};
-use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Prepared, Request};
+use sluicegate::domain::{
+    Argument, LedgerName, LedgerTxId, Outcome, Prepared, Request, SubmissionId, TransactionId,
+};
 use sluicegate::ledger::fabric::FabricLedger;
 use sluicegate::ledger::{LedgerBackend, Outcomes, PrepareError};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +67,11 @@ impl Network {
             expires_in_seconds: None,
             metadata: Default::default(),
         };
-        self.ledger.prepare(&request).await
+        let submission = SubmissionId {
+            record: TransactionId::new(),
+            number: 0,
+        };
+        self.ledger.prepare(submission, &request).await
     }
 
     /// Sends until it is taken, as a lane does: the same bytes are sent again.

@@ -8,6 +8,7 @@
 mod accept;
 mod attempts;
 mod backpressure;
+mod backup;
 mod bad_bodies;
 mod bad_requests;
 mod bad_sockets;
@@ -20,25 +21,32 @@ mod cli_server;
 mod cli_store;
 mod conflicts;
 mod crash;
+mod damage;
+mod damage_cli;
 mod default_contract;
 mod devnet;
 mod disk;
 mod fabric_client;
-mod fabric_crash;
 mod fabric_faults;
 mod fabric_peers;
+mod formats;
 mod idempotency;
 mod listing;
 mod operations;
 mod paging;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod power;
+mod power_disk;
 #[allow(dead_code, reason = "shared with the cluster's tests; each uses a part of it")]
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod query;
 mod restart;
 mod resume;
+mod rewound;
+#[path = "../support/disk.rs"]
+mod small_disk;
 mod support;
 mod waiting;
 mod worker;

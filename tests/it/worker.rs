@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use crate::support::scripted::{Act, Scripted};
 
 /// A gateway whose only ledger is scripted.
-struct Lab {
-    gateway: Arc<Gateway>,
+pub(crate) struct Lab {
+    pub(crate) gateway: Arc<Gateway>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
     folder: tempfile::TempDir,
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.http.listen.set_port(0);
     settings.shutdown.drain = Duration::from_millis(100);
@@ -43,12 +43,12 @@ fn settings() -> Settings {
 }
 
 impl Lab {
-    async fn start(ledger: &Arc<Scripted>, settings: Settings) -> Self {
+    pub(crate) async fn start(ledger: &Arc<Scripted>, settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         Self::reopen(ledger, settings, folder, Arc::new(SystemClock)).await
     }
 
-    async fn reopen(
+    pub(crate) async fn reopen(
         ledger: &Arc<Scripted>,
         settings: Settings,
         folder: tempfile::TempDir,
@@ -78,7 +78,7 @@ impl Lab {
         }
     }
 
-    async fn accept(&self, function: &str) -> TransactionId {
+    pub(crate) async fn accept(&self, function: &str) -> TransactionId {
         self.accept_on("main", function).await
     }
 
@@ -101,7 +101,7 @@ impl Lab {
             .id
     }
 
-    async fn settled(&self, id: TransactionId) -> Transaction {
+    pub(crate) async fn settled(&self, id: TransactionId) -> Transaction {
         let tx = self
             .gateway
             .wait(id, Duration::from_secs(20))
@@ -112,7 +112,7 @@ impl Lab {
         tx
     }
 
-    async fn stop(self) -> tempfile::TempDir {
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
         self.stop.cancel();
         self.running.await.expect("no panic").expect("ends well");
         self.folder

@@ -4,10 +4,12 @@ mod answer;
 mod app;
 pub(crate) mod cli;
 pub(crate) mod cut;
+#[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
 pub(crate) mod raw;
 pub(crate) mod scripted;
 mod settings;
+pub(crate) mod states;
 
 use std::time::Duration;
 
