@@ -7,11 +7,18 @@ run *ARGS:
 # Format and lint.
 check:
     cargo fmt --check
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --features failpoints --all-targets -- -D warnings
+    cargo clippy --locked --lib --bins -- -D warnings
 
-# All tests.
-test:
-    cargo test --locked
+# All tests, or those whose name contains a word: `just test matrix`.
+test *FILTER:
+    cargo test --locked --features failpoints {{FILTER}}
+
+# Everything that can go wrong at once, for so many seconds, then the oracle; the seed gives the schedule.
+# TOPOLOGY is embedded, broker or cluster; all of them, one after the other, if it is left out.
+campaign SECONDS SEED TOPOLOGY="":
+    SLUICEGATE_CAMPAIGN_SECONDS={{SECONDS}} SLUICEGATE_CAMPAIGN_SEED={{SEED}} \
+        cargo test --locked --features failpoints --test cluster -- --nocapture --test-threads 1 campaign::{{TOPOLOGY}}
 
 # Everything that has to pass before a commit.
 ci:
@@ -25,3 +32,8 @@ bench:
     cargo bench --bench broker
     cargo bench --bench postgres
     cargo bench --bench publish
+    cargo bench --bench overload
+
+# Every fuzzer for so long; needs a nightly compiler and cargo-fuzz. See fuzz/README.md.
+fuzz SECONDS:
+    fuzz/run {{SECONDS}}

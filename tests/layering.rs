@@ -69,14 +69,14 @@ fn allowed(path: &[&str], module: &str) -> bool {
     match own {
         "domain" | "fabric" => false,
         "devnet" => ["clock", "config", "domain", "fabric", "kv", "ledger"].contains(&module),
-        _ if module == "devnet" => ["app", "cli"].contains(&own),
+        _ if module == "devnet" => ["app", "cli", "fuzzing"].contains(&own),
         _ if low && ABOVE.contains(&module) => false,
         "kv" => !SEAMS.contains(&module),
         // The embedded queue is derived from the store, and its suite needs one to derive it from.
         "queue" if module == "store" => matches!(path, ["queue", "embedded" | "conformance"]),
         _ if SEAMS.contains(&own) && SEAMS.contains(&module) => false,
         "http" if module == "ledger" => false,
-        _ if module == "app" => own == "cli",
+        _ if module == "app" => ["cli", "fuzzing"].contains(&own),
         _ => true,
     }
 }

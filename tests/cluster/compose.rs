@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::node::Node;
+use crate::ledger::Ledger;
+use crate::node::{Launch, Node};
 use crate::postgres::Server;
 use crate::rabbitmq::Broker;
-use crate::recorder::Recorder;
 use crate::support::http;
 
 const FILE: &str = include_str!("../../docker-compose.yml");
@@ -28,7 +28,7 @@ fn variables(section: &str) -> BTreeMap<String, String> {
 #[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
 async fn the_gateways_of_the_compose_file_work() {
     let (broker, server) = tokio::task::block_in_place(|| (Broker::to_break(), Server::start(&[])));
-    let ledger = Recorder::start(true).await;
+    let ledger = Ledger::start(true).await;
     server.sql("postgres", "CREATE ROLE gate LOGIN PASSWORD 'sluice'");
     server.sql("postgres", "CREATE DATABASE gate OWNER gate");
     broker.ctl(&["add_user", "gate", "sluice"]);
@@ -47,7 +47,7 @@ async fn the_gateways_of_the_compose_file_work() {
             let value = value
                 .replace("rabbitmq:5672", &place(broker.url()))
                 .replace("postgres:5432", &place(&server.url("gate")))
-                .replace("devnet:7051", &ledger.address.to_string())
+                .replace("devnet:7051", &ledger.address().to_string())
                 .replace("/devnet", ledger.folder().to_str().expect("UTF-8"));
             (key, value)
         };
@@ -62,7 +62,12 @@ async fn the_gateways_of_the_compose_file_work() {
     let starts = [&cluster, &cluster, &alone];
     let mut nodes = Vec::new();
     for (folder, variables) in folders.iter().zip(starts) {
-        nodes.push(Node::start_with(folder.path(), "all", variables).await);
+        let launch = Launch {
+            folder: folder.path().to_owned(),
+            role: "all",
+            variables: variables.clone(),
+        };
+        nodes.push(Node::start(launch).await);
     }
     for node in &nodes {
         let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": ["visits", 1]});

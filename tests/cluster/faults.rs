@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::load::{Accepted, Load, slowest};
-use crate::oracle::judge;
+use crate::oracle::{Evidence, judge, judge_by};
+use crate::plan::{Plan, Topology};
 use crate::proxy::Fault;
 use crate::site::Site;
 use crate::support::eventually;
@@ -41,23 +42,25 @@ async fn all_is_well(site: &Site) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_starts_and_accepts_without_its_broker() {
-    let site = Site::broker_away().await;
+    let mut site = Plan::new(Topology::Broker).prepare().await;
+    site.broker_part().line.set(Fault::Cut);
+    site.start_all().await;
     let load = Load::start(4, Duration::from_millis(40), &site.addresses);
     the_trouble_shows(&site).await;
     assert_eq!(site.api().metric("sluicegate_queue_available").await, 0.0);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(site.api().metric("sluicegate_queue_outbox_age_seconds").await > 0.5);
     assert_eq!(
-        site.ledger.all_sent().await.len(),
+        site.ledger.calls("submit").await,
         0,
         "without a broker nobody may submit"
     );
-    site.amqp.set(Fault::None);
+    site.broker_part().line.set(Fault::None);
     all_is_well(&site).await;
     assert_eq!(site.api().metric("sluicegate_queue_available").await, 1.0);
     let accepted = load.finish().await;
     never_noticed(&accepted);
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,14 +69,14 @@ async fn a_broker_that_is_killed_under_load_costs_no_request() {
     let load = Load::start(4, Duration::from_millis(30), &site.addresses);
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(6)).await;
-        site.broker.kill9();
+        site.broker_part().server.kill9();
         the_trouble_shows(&site).await;
-        tokio::task::block_in_place(|| site.broker.restart());
+        tokio::task::block_in_place(|| site.broker_part().server.restart());
         all_is_well(&site).await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,14 +85,14 @@ async fn a_line_to_the_broker_that_breaks_in_every_way_costs_no_request() {
     let load = Load::start(4, Duration::from_millis(40), &site.addresses);
     let slow = Fault::Slow(Duration::from_millis(30));
     for fault in [Fault::Cut, Fault::Stall, Fault::HalfOpen, slow] {
-        site.amqp.set(fault);
+        site.broker_part().line.set(fault);
         tokio::time::sleep(Duration::from_secs(4)).await;
-        site.amqp.set(Fault::None);
+        site.broker_part().line.set(Fault::None);
         site.work_goes_on(20).await;
     }
     let accepted = load.finish().await;
     never_noticed(&accepted);
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,17 +100,19 @@ async fn a_broker_that_takes_no_messages_for_want_of_memory_costs_no_request() {
     let site = Site::broker().await;
     let load = Load::start(4, Duration::from_millis(40), &site.addresses);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    site.broker
+    site.broker_part()
+        .server
         .ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
     let said = the_trouble_shows(&site).await;
     eprintln!("trouble: {said}");
     tokio::time::sleep(Duration::from_secs(2)).await;
-    site.broker
+    site.broker_part()
+        .server
         .ctl(&["set_vm_memory_high_watermark", "absolute", "4GB"]);
     all_is_well(&site).await;
     let accepted = load.finish().await;
     never_noticed(&accepted);
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +161,7 @@ async fn i3_messages_that_are_lost_are_announced_again() {
         let load = Load::start(8, Duration::from_millis(10), &site.addresses);
         eventually("a backlog waits", async || (site.messages() > 300).then_some(())).await;
         let announced_again = site.api().metric("sluicegate_queue_announced_again_total").await;
-        site.broker.ctl(&[loss, &site.queue()]);
+        site.broker_part().server.ctl(&[loss, &site.queue()]);
         accepted.extend(load.finish().await);
         eventually("what was lost is announced again", async || {
             let now = site.api().metric("sluicegate_queue_announced_again_total").await;
@@ -164,9 +169,11 @@ async fn i3_messages_that_are_lost_are_announced_again() {
         })
         .await;
     }
-    site.broker.ctl(&["close_all_connections", "by hand"]);
+    site.broker_part()
+        .server
+        .ctl(&["close_all_connections", "by hand"]);
     never_noticed(&accepted);
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,14 +191,18 @@ async fn i4_messages_that_mean_nothing_or_come_again_do_no_harm() {
         (site.dead_letters() == 3).then_some(())
     })
     .await;
-    judge(&site, &accepted).await;
+    let evidence = Evidence {
+        dead_letters: 3,
+        ..Evidence::of(accepted)
+    };
+    judge_by(site, evidence).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_a_database_that_breaks_in_every_way_loses_nothing_it_acknowledged() {
     let site = Site::cluster(&["api", "worker", "worker"]).await;
     let load = Load::start(4, Duration::from_millis(30), &site.addresses);
-    let line = site.database_line();
+    let line = &site.database_part().line;
     let slow = Fault::Slow(Duration::from_millis(30));
     for fault in [Fault::Cut, Fault::Stall, Fault::HalfOpen, slow] {
         line.set(fault);
@@ -200,11 +211,11 @@ async fn i1_a_database_that_breaks_in_every_way_loses_nothing_it_acknowledged() 
         site.work_goes_on(20).await;
     }
     for _ in 0..2 {
-        site.database().kill();
+        site.database_part().server.kill();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        tokio::task::block_in_place(|| site.database().restart());
+        tokio::task::block_in_place(|| site.database_part().server.restart());
         site.work_goes_on(20).await;
     }
     let accepted = load.finish().await;
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }

@@ -1,7 +1,7 @@
-//! Clients that post `Add`s, and repeat each with its idempotency key until it is acknowledged.
+//! Clients that post transactions, and repeat each with its idempotency key until it is acknowledged.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -9,10 +9,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::http;
+use crate::site::Addresses;
+use crate::support::{DEADLINE, http};
 
-pub(crate) const COUNTERS: u64 = 200;
+const COUNTERS: u64 = 200;
+/// Few enough for their transactions to meet in a block.
+const HOT_COUNTERS: u64 = 4;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
@@ -20,43 +24,99 @@ static RUNS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone)]
 pub(crate) struct Accepted {
     pub(crate) id: String,
-    pub(crate) counter: u64,
+    /// What it adds 1 to; `None` if the ledger has to refuse it.
+    pub(crate) counter: Option<String>,
     /// How long the successful try took.
     pub(crate) took: Duration,
     /// How many tries it needed.
     pub(crate) tries: usize,
 }
 
+/// What clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// `Add`s that hardly ever conflict.
+    Plain,
+    /// Some to the same few counters, some that the ledger refuses, and some sent once more after the
+    /// acknowledgement, as a client does that lost it.
+    Mixed,
+}
+
 /// Clients under way.
 pub(crate) struct Load {
-    clients: JoinSet<Vec<Accepted>>,
-    stop: Arc<AtomicBool>,
+    clients: JoinSet<()>,
+    accepted: Log,
+    stop: CancellationToken,
+}
+
+/// What was acknowledged so far, oldest first.
+pub(crate) type Log = Arc<Mutex<Vec<Accepted>>>;
+
+struct Client {
+    name: String,
+    demand: Demand,
+    http: reqwest::Client,
+    addresses: watch::Receiver<Addresses>,
+    random: StdRng,
+    /// Whose turn it is.
+    turn: usize,
 }
 
 impl Load {
     /// Starts `clients` clients, each with a pause between two requests. Each goes through the addresses in
     /// turn, and takes the next one when a try fails.
-    pub(crate) fn start(clients: u64, pause: Duration, addresses: &watch::Sender<Vec<String>>) -> Self {
+    pub(crate) fn start(clients: u64, pause: Duration, addresses: &watch::Sender<Addresses>) -> Self {
+        Self::of(Demand::Plain, clients, pause, addresses)
+    }
+
+    pub(crate) fn of(
+        demand: Demand,
+        clients: u64,
+        pause: Duration,
+        addresses: &watch::Sender<Addresses>,
+    ) -> Self {
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, accepted) = (CancellationToken::new(), Log::default());
         let mut set = JoinSet::new();
         for number in 0..clients {
-            let name = format!("run-{run}-client-{number}");
-            set.spawn(client(
-                name,
-                run * 1_000 + number,
-                pause,
-                addresses.subscribe(),
-                stop.clone(),
-            ));
+            let mut client = Client {
+                name: format!("run-{run}-client-{number}"),
+                demand,
+                http: http(),
+                addresses: addresses.subscribe(),
+                random: StdRng::seed_from_u64(run * 1_000 + number),
+                turn: usize::try_from(number).expect("small"),
+            };
+            let (stop, log) = (stop.clone(), Arc::clone(&accepted));
+            set.spawn(async move {
+                let mut count = 0;
+                while !stop.is_cancelled() {
+                    let done = client.one(count).await;
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+                    count += 1;
+                    tokio::time::sleep(pause).await;
+                }
+            });
         }
-        Self { clients: set, stop }
+        Self {
+            clients: set,
+            accepted,
+            stop,
+        }
+    }
+
+    /// What is acknowledged so far, and will be.
+    pub(crate) fn log(&self) -> Log {
+        Arc::clone(&self.accepted)
     }
 
     /// Lets every client finish what it is at.
     pub(crate) async fn finish(self) -> Vec<Accepted> {
-        self.stop.store(true, Ordering::Relaxed);
-        let accepted: Vec<_> = self.clients.join_all().await.into_iter().flatten().collect();
+        self.stop.cancel();
+        let all = tokio::time::timeout(DEADLINE, self.clients.join_all());
+        all.await
+            .expect("I3: all is well, and clients are not acknowledged");
+        let accepted = std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner));
         assert!(
             accepted.len() > 20,
             "the clients hardly got through: {}",
@@ -66,65 +126,67 @@ impl Load {
     }
 }
 
-async fn client(
-    name: String,
-    seed: u64,
-    pause: Duration,
-    addresses: watch::Receiver<Vec<String>>,
-    stop: Arc<AtomicBool>,
-) -> Vec<Accepted> {
-    let http = http();
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut accepted = Vec::new();
-    let mut turn = seed as usize;
-    while !stop.load(Ordering::Relaxed) {
-        let counter = random.random_range(0..COUNTERS);
-        let key = format!("{name}-{}", accepted.len());
-        let body = json!({"ledger": "main", "contract": "counter", "function": "Add",
-            "args": [format!("c{counter}"), 1]});
+impl Client {
+    /// Has one transaction accepted.
+    async fn one(&mut self, count: u64) -> Accepted {
+        let mixed = self.demand == Demand::Mixed;
+        let key = format!("{}-{count}", self.name);
+        let counter = if mixed && self.random.random_ratio(1, 12) {
+            Some(format!("hot{}", self.random.random_range(0..HOT_COUNTERS)))
+        } else if mixed && self.random.random_ratio(1, 25) {
+            None
+        } else {
+            Some(format!("c{}", self.random.random_range(0..COUNTERS)))
+        };
+        let body = match &counter {
+            Some(counter) => {
+                json!({"ledger": "main", "contract": "counter", "function": "Add", "args": [counter, 1]})
+            }
+            None => json!({"ledger": "main", "contract": "basic", "function": "ReadAsset", "args": ["none"]}),
+        };
         let mut tries = 0;
-        let done = loop {
+        let (id, took) = loop {
             tries += 1;
-            turn += 1;
-            let address = {
-                let all = addresses.borrow();
-                all[turn % all.len()].clone()
-            };
             let at = Instant::now();
-            if let Some(id) = post(&http, &address, &key, &body).await {
-                break Accepted {
-                    id,
-                    counter,
-                    took: at.elapsed(),
-                    tries,
-                };
+            if let Some(id) = self.post(&key, &body).await {
+                break (id, at.elapsed());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
-        accepted.push(done);
-        tokio::time::sleep(pause).await;
+        if mixed
+            && self.random.random_ratio(1, 4)
+            && let Some(again) = self.post(&key, &body).await
+        {
+            assert_eq!(again, id, "I5: a repeat is the same transaction");
+        }
+        Accepted {
+            id,
+            counter,
+            took,
+            tries,
+        }
     }
-    accepted
-}
 
-/// One try. Anything but an acknowledgement or "not now" fails the test.
-async fn post(http: &reqwest::Client, address: &str, key: &str, body: &Value) -> Option<String> {
-    let request = http.post(format!("{address}/v1/transactions"));
-    let answer = request
-        .header("Idempotency-Key", key)
-        .json(body)
-        .send()
-        .await
-        .ok()?;
-    let status = answer.status();
-    let waits = answer.headers().contains_key("retry-after");
-    let record: Value = answer.json().await.ok()?;
-    if status == 503 {
-        assert!(waits, "a 503 says when to come again");
-        return None;
+    /// One try. Anything but an acknowledgement or "not now" fails the test.
+    async fn post(&mut self, key: &str, body: &Value) -> Option<String> {
+        self.turn += 1;
+        let address = {
+            let all = self.addresses.borrow();
+            all.values().nth(self.turn % all.len()).expect("one").clone()
+        };
+        let request = self.http.post(format!("{address}/v1/transactions"));
+        let answer = request.header("Idempotency-Key", key).json(body).send().await;
+        let answer = answer.ok()?;
+        let status = answer.status();
+        let waits = answer.headers().contains_key("retry-after");
+        let record: Value = answer.json().await.ok()?;
+        if status == 503 {
+            assert!(waits, "a 503 says when to come again");
+            return None;
+        }
+        assert!(status.is_success(), "{status}: {record}");
+        Some(record["id"].as_str().expect("an id").to_owned())
     }
-    assert!(status.is_success(), "{status}: {record}");
-    Some(record["id"].as_str().expect("an id").to_owned())
 }
 
 /// The slowest of all.

@@ -1,5 +1,6 @@
 //! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
-//! may go wrong between them. The ledger is a Fabric network, a devnet in the test's own process.
+//! may go wrong between them. The ledger is a Fabric network, a devnet, which is a
+//! process as well.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,19 +9,32 @@
 
 #[path = "../support/basics.rs"]
 mod basics;
-mod chaos;
+mod blows;
+mod campaign;
+mod clocks;
+
 mod compose;
+#[path = "../support/disk.rs"]
+mod disk;
 mod faults;
+mod ledger;
 mod load;
+#[cfg(feature = "failpoints")]
+mod matrix;
+mod moves;
 mod node;
+mod observers;
 mod oracle;
+mod plan;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod promises;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
-mod recorder;
+mod rollback;
+mod schedule;
 mod site;
 mod support;
 mod takeover;

@@ -1,60 +1,105 @@
 //! One gateway process, as an operator starts it, and what may befall it.
 
-use std::ffi::OsStr;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{DEADLINE, http};
+use crate::clocks;
+use crate::support::{DEADLINE, eventually, http};
 
 /// What all processes of a site say.
 pub(crate) const LOG: &str = "log";
 
-/// A running `sluicegate serve`; it is killed when this is dropped.
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    /// Where its `config.toml` is.
+    pub(crate) folder: PathBuf,
+    pub(crate) role: &'static str,
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+/// A `sluicegate serve`; it is killed when this is dropped.
 pub(crate) struct Node {
+    /// For the next start.
+    pub(crate) launch: Launch,
     process: Child,
+    id: u32,
+    http: reqwest::Client,
     /// `http://address:port`
     pub(crate) address: String,
 }
 
 impl Node {
-    /// Starts a process with the `config.toml` in `folder` and waits until it listens.
-    pub(crate) async fn start(folder: &Path, role: &'static str) -> Self {
-        Self::start_with::<&str>(folder, role, &[]).await
+    /// Starts a process and waits until it listens.
+    pub(crate) async fn start(launch: Launch) -> Self {
+        Self::try_start(launch).await.expect("it says where it listens")
     }
 
-    /// The same with variables.
-    pub(crate) async fn start_with<V: AsRef<OsStr>>(
-        folder: &Path,
-        role: &'static str,
-        variables: &[(V, V)],
-    ) -> Self {
+    /// The same; nothing if it ends before that.
+    async fn try_start(launch: Launch) -> Option<Self> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(folder.join(LOG))
+            .open(launch.folder.join(LOG))
             .expect("a log");
         let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--role", role])
-            .envs(variables.iter().map(|(key, value)| (key, value)))
-            .current_dir(folder)
+            .args(["serve", "--listen", "127.0.0.1:0", "--role", launch.role])
+            .envs(launch.variables.iter().map(|(key, value)| (key, value)))
+            .current_dir(&launch.folder)
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .expect("starts");
+        let id = process.id().expect("runs");
         let output = process.stdout.take().expect("piped");
         let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
-        let greeting = greeting.expect("it says where it listens");
-        let address = greeting.rsplit(' ').next().expect("an address").to_owned();
-        Self { process, address }
+        let mut node = Self {
+            launch,
+            process,
+            id,
+            http: http(),
+            address: String::new(),
+        };
+        node.address = greeting?.rsplit(' ').next()?.to_owned();
+        Some(node)
+    }
+
+    /// Whether it takes requests.
+    pub(crate) fn is_api(&self) -> bool {
+        self.launch.role != "worker"
+    }
+
+    /// Starts another one in the place of one that has ended.
+    pub(crate) async fn start_again(&mut self) {
+        *self = Self::start(self.launch.clone()).await;
+    }
+
+    /// Starts one in the place of one that has ended, again and again until it stays, as a supervisor does.
+    pub(crate) async fn come_back(&mut self) {
+        *self = eventually("the gateway comes back", async || {
+            Self::try_start(self.launch.clone()).await
+        })
+        .await;
     }
 
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.expect("kills");
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("waits")
+    }
+
+    /// Waits until it ends.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(DEADLINE, self.process.wait()).await;
+        ended.expect("ends in time").expect("waits")
     }
 
     /// Sends `STOP`, `CONT` or `TERM`.
@@ -70,13 +115,13 @@ impl Node {
     /// Stops as an operator would.
     pub(crate) async fn stop(&mut self) {
         self.signal("TERM").await;
-        let ended = tokio::time::timeout(DEADLINE, self.process.wait()).await;
-        let status = ended.expect("ends in time").expect("waits");
+        let status = self.ended().await;
         assert!(status.success(), "a graceful stop ends well: {status}");
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
-        let answer = http()
+        let answer = self
+            .http
             .get(format!("{}{path}", self.address))
             .send()
             .await
@@ -89,7 +134,8 @@ impl Node {
 
     /// The value of the first sample of a metric; 0 if there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let answer = http()
+        let answer = self
+            .http
             .get(format!("{}/metrics", self.address))
             .send()
             .await
@@ -107,7 +153,7 @@ impl Node {
     /// What the counter `key` stands at, asked of the ledger.
     pub(crate) async fn counter(&self, key: &str) -> u64 {
         let body = json!({"ledger": "main", "contract": "counter", "function": "Get", "args": [key]});
-        let request = http().post(format!("{}/v1/query", self.address));
+        let request = self.http.post(format!("{}/v1/query", self.address));
         let answer = request.json(&body).send().await.expect("answers");
         let status = answer.status();
         let answer: Value = answer.json().await.expect("JSON");
@@ -118,5 +164,13 @@ impl Node {
     /// Whether it submits: of several workers, one does.
     pub(crate) async fn submissions(&self) -> f64 {
         self.metric("sluicegate_submissions_total").await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _gone = self.process.start_kill();
+        clocks::clean_up(self.id);
     }
 }

@@ -1,192 +1,128 @@
 //! A whole installation: gateways, broker, database, ledger, with a proxy on each line that may break.
 //!
-//! The broker is one for all tests and may be broken, so a site holds it alone: one test at a time.
+//! [`Plan`] says what there is. The broker is one for all tests and may be broken, and tests measure time, so there is
+//! one site at a time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, MutexGuard};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::sync::watch;
 
-use crate::node::{LOG, Node};
+use crate::ledger::Ledger;
+use crate::node::{LOG, Launch, Node};
+use crate::plan::{Plan, Topology};
 use crate::postgres::Server;
-use crate::proxy::{Fault, Proxy};
+use crate::proxy::Proxy;
 use crate::rabbitmq::Broker;
-use crate::recorder::Recorder;
 use crate::support::eventually;
 
-/// What the worker is allowed, over all processes together. Within reach of an unoptimised build on
-/// two busy cores, or the bound would never be tried.
-pub(crate) const RATE: f64 = 200.0;
-pub(crate) const BURST: f64 = 20.0;
+/// Where gateways take requests, by their number.
+pub(crate) type Addresses = BTreeMap<usize, String>;
 
-/// Short leases and heartbeats: what takes long in production happens within a test.
-/// All look-ups of a full lane, 50 at once, fit into half a lease, or the worker would call the ledger unavailable.
-const CONFIG: &str = r#"
-[http]
-listen = "127.0.0.1:0"
-[store]
-STORE
-[queue]
-kind = "rabbitmq"
-url = "BROKER"
-prefix = "PREFIX"
-heartbeat_seconds = 2
-[log]
-level = "info"
-[shutdown]
-drain_seconds = 5
-[ledgers.main]
-kind = "fabric"
-peers = ["http://LEDGER"]
-channel = "mychannel"
-msp_id = "Org1MSP"
-certificate = "FOLDER/org1/user.pem"
-private_key = "FOLDER/org1/user.key"
-commit_status_timeout_ms = 300
-stall_after_ms = 2000
-[ledgers.main.worker]
-rate_per_second = 200
-burst = 20
-max_in_flight = 128
-lease_seconds = 3
-check_after_ms = 3000
-[ledgers.main.retry]
-min_ms = 5
-max_ms = 60
-max_attempts = 0
-outage_min_ms = 50
-outage_max_ms = 500
-"#;
+/// In a database, every version of every record, noted by the database itself.
+const HISTORY: &str = "
+CREATE SCHEMA oracle;
+CREATE TABLE oracle.history (n bigserial, id uuid, version bigint, stage text, attempts bigint);
+CREATE FUNCTION oracle.work() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF TG_OP = 'INSERT' OR NEW.version <> OLD.version THEN
+        INSERT INTO oracle.history (id, version, stage, attempts)
+        VALUES (NEW.transaction_id, NEW.version, NEW.stage, NEW.attempts);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION oracle.settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO oracle.history (id, version, stage, attempts)
+    VALUES (NEW.transaction_id, NEW.version, NEW.status, NEW.attempts);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER history AFTER INSERT OR UPDATE ON work FOR EACH ROW EXECUTE FUNCTION oracle.work();
+CREATE TRIGGER history AFTER INSERT OR UPDATE ON settled FOR EACH ROW EXECUTE FUNCTION oracle.settled();";
 
-enum Store {
-    /// Each gateway its own.
-    Own,
-    /// A database.
-    Shared,
+/// The broker, which this site has to itself.
+pub(crate) struct BrokerPart {
+    pub(crate) server: MutexGuard<'static, &'static Broker>,
+    pub(crate) line: Proxy,
+    /// What the names of this site's queues begin with.
+    pub(crate) prefix: String,
+}
+
+/// A database server with one database.
+pub(crate) struct DatabasePart {
+    pub(crate) server: Arc<Server>,
+    pub(crate) line: Proxy,
+    pub(crate) url: String,
+}
+
+impl DatabasePart {
+    /// Runs a statement and answers what it printed.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let name = self.url.rsplit('/').next().expect("a name");
+        tokio::task::block_in_place(|| self.server.sql(name, statement))
+    }
 }
 
 pub(crate) struct Site {
+    pub(crate) topology: Topology,
     pub(crate) nodes: Vec<Node>,
-    roles: Vec<&'static str>,
-    /// Where those are that take requests.
-    pub(crate) addresses: watch::Sender<Vec<String>>,
-    pub(crate) ledger: Arc<Recorder>,
-    /// The line to the broker.
-    pub(crate) amqp: Proxy,
-    pub(crate) broker: MutexGuard<'static, Broker>,
-    database: Option<(Server, Proxy)>,
-    prefix: String,
-    folder: tempfile::TempDir,
+    /// Of nodes that are yet to be started.
+    pub(crate) launches: Vec<Launch>,
+    pub(crate) addresses: watch::Sender<Addresses>,
+    pub(crate) ledger: Ledger,
+    pub(crate) broker: Option<BrokerPart>,
+    pub(crate) database: Option<DatabasePart>,
+    /// Where an embedded store is.
+    pub(crate) store: PathBuf,
+    pub(crate) folder: tempfile::TempDir,
+    /// Held to the end.
+    pub(crate) _turn: MutexGuard<'static, ()>,
 }
 
 impl Site {
     /// One gateway with its own store, and a broker.
     pub(crate) async fn broker() -> Self {
-        Self::broker_with("", "").await
+        Plan::new(Topology::Broker).start().await
     }
 
     /// The same, with one line of the configuration replaced.
     pub(crate) async fn broker_with(line: &str, other: &str) -> Self {
-        let mut site = Self::prepare(Store::Own, &["all"]).await;
-        let file = site.folder.path().join("config.toml");
-        let config = std::fs::read_to_string(&file).expect("reads");
-        assert!(config.contains(line), "{line}");
-        if !line.is_empty() {
-            std::fs::write(&file, config.replace(line, other)).expect("writes");
-        }
-        site.start_all().await;
-        site
-    }
-
-    /// The same, but at first the broker cannot be reached.
-    pub(crate) async fn broker_away() -> Self {
-        let mut site = Self::prepare(Store::Own, &["all"]).await;
-        site.amqp.set(Fault::Cut);
-        site.start_all().await;
-        site
+        Plan::new(Topology::Broker).replace(line, other).start().await
     }
 
     /// Gateways of these roles that share a database of their own.
     pub(crate) async fn cluster(roles: &[&'static str]) -> Self {
-        let mut site = Self::prepare(Store::Shared, roles).await;
-        site.start_all().await;
-        site
+        Plan::new(Topology::Cluster).roles(roles).start().await
     }
 
-    #[expect(clippy::await_holding_lock, reason = "the broker is for one test at a time")]
-    async fn prepare(store: Store, roles: &[&'static str]) -> Self {
-        static SITES: AtomicU32 = AtomicU32::new(0);
-        // First, for it is here that tests wait for each other.
-        let broker = tokio::task::block_in_place(Broker::to_break);
-        let server = match store {
-            Store::Own => None,
-            Store::Shared => Some(tokio::task::block_in_place(|| Server::start(&[]))),
-        };
-        let folder = tempfile::tempdir().expect("folder");
-        let ledger = Recorder::start(false).await;
-        let prefix = format!("site-{}", SITES.fetch_add(1, Ordering::Relaxed));
-        let amqp = Proxy::before(port(broker.url())).await;
-        let database = match server {
-            None => None,
-            Some(server) => {
-                let url = server.database();
-                let proxy = Proxy::before(port(&url)).await;
-                let through = url.replace(&format!(":{}/", port(&url)), &format!(":{}/", proxy.port));
-                Some((server, proxy, through))
-            }
-        };
-        let store = match &database {
-            None => "path = \"data\"".to_owned(),
-            Some((_, _, url)) => format!("kind = \"postgres\"\nurl = \"{url}\"\ntimeout_ms = 1000"),
-        };
-        let through = broker
-            .url()
-            .replace(&format!(":{}/", port(broker.url())), &format!(":{}/", amqp.port));
-        let config = CONFIG
-            .replace("STORE", &store)
-            .replace("BROKER", &through)
-            .replace("PREFIX", &prefix)
-            .replace("LEDGER", &ledger.address.to_string())
-            .replace("FOLDER", ledger.folder().to_str().expect("UTF-8"));
-        std::fs::write(folder.path().join("config.toml"), config).expect("writes");
-        Self {
-            nodes: Vec::new(),
-            roles: roles.to_vec(),
-            addresses: watch::Sender::new(Vec::new()),
-            ledger,
-            amqp,
-            broker,
-            database: database.map(|(server, proxy, _)| (server, proxy)),
-            prefix,
-            folder,
+    /// The broker of a site that has one.
+    pub(crate) fn broker_part(&self) -> &BrokerPart {
+        self.broker.as_ref().expect("has a broker")
+    }
+
+    /// The database of a site that has one.
+    pub(crate) fn database_part(&self) -> &DatabasePart {
+        self.database.as_ref().expect("has a database")
+    }
+
+    /// Has the database note every version of every record, from now on.
+    pub(crate) fn keep_history(&self) {
+        if let Some(database) = &self.database {
+            database.sql(HISTORY);
         }
     }
 
-    async fn start_all(&mut self) {
-        let folder: PathBuf = self.folder.path().to_owned();
-        let starts = self.roles.iter().map(|role| Node::start(&folder, role));
-        self.nodes = futures_util::future::join_all(starts).await;
-        self.tell();
-    }
-
     /// Clients learn where the gateways are.
-    fn tell(&self) {
-        let takes_requests = self
-            .nodes
-            .iter()
-            .zip(&self.roles)
-            .filter(|(_, role)| **role != "worker");
+    pub(crate) fn tell(&self) {
+        let api = self.nodes.iter().enumerate().filter(|(_, node)| node.is_api());
         self.addresses
-            .send_replace(takes_requests.map(|(node, _)| node.address.clone()).collect());
+            .send_replace(api.map(|(number, node)| (number, node.address.clone())).collect());
     }
 
-    /// Starts a node that was killed.
+    /// Starts a node that has ended.
     pub(crate) async fn start(&mut self, number: usize) {
-        self.nodes[number] = Node::start(self.folder.path(), self.roles[number]).await;
+        self.nodes[number].start_again().await;
         self.tell();
     }
 
@@ -198,13 +134,11 @@ impl Site {
 
     /// A node that takes requests.
     pub(crate) fn api(&self) -> &Node {
-        let number = self.roles.iter().position(|role| *role != "worker").expect("one");
-        &self.nodes[number]
+        self.nodes.iter().find(|node| node.is_api()).expect("one")
     }
 
     pub(crate) fn workers(&self) -> impl Iterator<Item = &Node> {
-        let pairs = self.nodes.iter().zip(&self.roles);
-        pairs.filter(|(_, role)| **role != "api").map(|(node, _)| node)
+        self.nodes.iter().filter(|node| node.launch.role != "api")
     }
 
     /// The number of the worker that submits at the moment.
@@ -226,28 +160,16 @@ impl Site {
 
     /// Waits until the ledger has had more than so many further submissions.
     pub(crate) async fn work_goes_on(&self, submissions: usize) {
-        let before = self.ledger.sent().await.len();
+        let before = self.ledger.chain.sent().await.len();
         eventually("somebody submits", async || {
-            (self.ledger.sent().await.len() > before + submissions).then_some(())
+            (self.ledger.chain.sent().await.len() > before + submissions).then_some(())
         })
         .await;
     }
 
-    pub(crate) fn has_database(&self) -> bool {
-        self.database.is_some()
-    }
-
-    pub(crate) fn database(&self) -> &Server {
-        &self.database.as_ref().expect("a cluster").0
-    }
-
-    pub(crate) fn database_line(&self) -> &Proxy {
-        &self.database.as_ref().expect("a cluster").1
-    }
-
     /// The name of the ledger's queue.
     pub(crate) fn queue(&self) -> String {
-        format!("{}.main", self.prefix)
+        format!("{}.main", self.broker_part().prefix)
     }
 
     /// Messages in the ledger's queue, in hand or not.
@@ -260,7 +182,8 @@ impl Site {
     }
 
     fn depth(&self, queue: &str) -> u64 {
-        let listed = tokio::task::block_in_place(|| self.broker.ctl(&["list_queues", "name", "messages"]));
+        let broker = &self.broker_part().server;
+        let listed = tokio::task::block_in_place(|| broker.ctl(&["list_queues", "name", "messages"]));
         let depth = listed
             .lines()
             .find_map(|line| line.strip_prefix(queue)?.trim().parse().ok());
@@ -269,7 +192,7 @@ impl Site {
 
     /// Puts messages into the ledger's queue, as whoever has the broker's password may.
     pub(crate) async fn publish(&self, bodies: &[String]) {
-        let broker = Connection::connect(self.broker.url(), ConnectionProperties::default());
+        let broker = Connection::connect(self.broker_part().server.url(), ConnectionProperties::default());
         let broker = broker.await.expect("connects");
         let channel = broker.create_channel().await.expect("opens");
         channel
@@ -300,9 +223,4 @@ impl Drop for Site {
             eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
     }
-}
-
-fn port(url: &str) -> u16 {
-    let url = url::Url::parse(url).expect("an address");
-    url.port().expect("a port")
 }

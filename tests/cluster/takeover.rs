@@ -61,7 +61,7 @@ async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
         site.start(active).await;
     }
     let accepted = load.finish().await;
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,10 +78,10 @@ async fn i2_a_worker_that_was_frozen_past_its_lease_submits_nothing_when_it_wake
     site.nodes[frozen].signal("CONT").await;
     site.work_goes_on(500).await;
     accepted.extend(load.finish().await);
-    judge(&site, &accepted).await;
+    let verdict = judge(site, accepted).await;
     // What it had handed to its sockets when it froze arrives all the same: the same bytes, which the ledger
     // takes once. It must not be more than that.
-    let late = site.ledger.repeated().await;
+    let late = verdict.repeated;
     eprintln!("{} submissions arrived late", late.len());
     assert!(late.len() <= ON_THE_WIRE, "{late:?} were submitted twice");
 }
@@ -99,5 +99,5 @@ async fn a_rolling_restart_needs_no_more_than_one_retry_of_a_client() {
     let accepted = load.finish().await;
     let most = accepted.iter().map(|one| one.tries).max();
     assert!(most <= Some(2), "a client needed {most:?} tries");
-    judge(&site, &accepted).await;
+    judge(site, accepted).await;
 }

@@ -96,10 +96,10 @@ impl Server {
             .output()
             .expect("initdb runs");
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+        // Below those that the system gives to connections, one of which could hold it while the server is down.
+        let port = std::iter::repeat_with(|| rand::random_range(15_000..32_000))
+            .find(|port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .expect("a free port");
         let own = Own {
             programs,
             folder,

@@ -1,5 +1,7 @@
 //! A TCP proxy that breaks on demand, in front of a real server.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +29,8 @@ pub(crate) enum Fault {
 pub(crate) struct Proxy {
     /// Where to connect instead of to the server.
     pub(crate) port: u16,
+    /// Where the server is.
+    server: Arc<AtomicU16>,
     fault: watch::Sender<Fault>,
 }
 
@@ -36,14 +40,25 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
         let own = listener.local_addr().expect("is bound").port();
         let (fault, watched) = watch::channel(Fault::None);
+        let server = Arc::new(AtomicU16::new(port));
+        let at = Arc::clone(&server);
         spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *watched.borrow() != Fault::Cut {
-                    spawn(connection(client, port, watched.clone()));
+                    spawn(connection(client, at.load(Ordering::Relaxed), watched.clone()));
                 }
             }
         });
-        Self { port: own, fault }
+        Self {
+            port: own,
+            server,
+            fault,
+        }
+    }
+
+    /// The server is at another port now.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.server.store(port, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, fault: Fault) {

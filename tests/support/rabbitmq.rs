@@ -75,10 +75,10 @@ impl Broker {
     }
 
     /// One that may be broken, by one test at a time. It is mended before it is given out.
-    pub fn to_break() -> MutexGuard<'static, Self> {
-        static FRAGILE: OnceLock<Mutex<Broker>> = OnceLock::new();
+    pub fn to_break() -> MutexGuard<'static, &'static Self> {
+        static FRAGILE: OnceLock<Mutex<&Broker>> = OnceLock::new();
         let broker = FRAGILE
-            .get_or_init(|| Mutex::new(Self::start()))
+            .get_or_init(|| Mutex::new(Box::leak(Box::new(Self::start()))))
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         broker.mend();
@@ -315,8 +315,14 @@ fn answers(port: u16) -> bool {
     matches!(ask(), Ok(1))
 }
 
+/// Below those that the system gives to connections, one of which could hold a port while the broker is down.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds"));
+    let free = || {
+        let any = std::iter::repeat_with(|| rand::random_range(15_000..32_000));
+        any.filter_map(|port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+            .next()
+    };
+    let held = [(); N].map(|()| free().expect("a free port"));
     held.map(|listener| listener.local_addr().expect("an address").port())
 }
 

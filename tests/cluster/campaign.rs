@@ -1,0 +1,217 @@
+//! Everything at once: clients are at it while a seeded schedule kills, freezes and restarts gateways, broker, database
+//! and ledger, breaks the lines between them, fills the disk and sets clocks. Then all is mended, and the oracle is asked.
+//!
+//! `just campaign SECONDS SEED TOPOLOGY` runs it for longer, or a failure again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::blows::{Struck, strike_all};
+use crate::clocks;
+use crate::disk::SmallDisk;
+use crate::ledger::Sent;
+use crate::load::{Demand, Load};
+use crate::observers::Observers;
+use crate::oracle::{Evidence, judge_by};
+use crate::plan::{Plan, Topology};
+use crate::promises::{Stretch, merged};
+use crate::schedule::{How, Target, schedule};
+use crate::support::spawn;
+
+/// Together two minutes.
+const SECONDS: u64 = 40;
+const SEED: u64 = 1;
+
+/// Far more than the store of a long campaign takes; a tmpfs takes no more than what is in it.
+const DISK_BYTES: u64 = 4 << 30;
+
+/// sled is not written to below 8 MiB of free space, and does not survive a write that finds none. A disk that gives no
+/// warning, full between that look and the write, is more than it is promised to stand: docs/RELIABILITY.md.
+const SLED_SPARE: u64 = 6 << 20;
+
+/// A line or a ledger that held up what was sent gives it all out within this.
+const FLUSH_MS: u64 = 1_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded() {
+    campaign(Topology::Embedded, "redb").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker() {
+    campaign(Topology::Broker, "sled").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster() {
+    campaign(Topology::Cluster, "").await;
+}
+
+/// A variable of the recipe `campaign`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long, and with which seed, is for this test alone"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(format!("SLUICEGATE_CAMPAIGN_{name}")).ok()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    variable(name).map_or(default, |text| text.parse().expect("a whole number"))
+}
+
+/// Tells how to run it again if it fails.
+struct Again(String);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("run it again: {}", self.0);
+        }
+    }
+}
+
+async fn campaign(topology: Topology, engine: &'static str) {
+    let (seconds, seed) = (number("SECONDS", SECONDS), number("SEED", SEED));
+    let name = topology.name();
+    let _again = Again(format!("just campaign {seconds} {seed} {name}"));
+    let mut blows = schedule(seed, topology, Duration::from_secs(seconds));
+    eprintln!("{name}: seed {seed}, {seconds} s, {} blows", blows.len());
+
+    let spare = if engine == "sled" { SLED_SPARE } else { 0 };
+    let disk = SmallDisk::mount(DISK_BYTES).map(|disk| disk.leaving(spare));
+    let mut plan = Plan::new(topology).engine(engine);
+    match &disk {
+        Some(disk) => plan = plan.store_path(disk.path().join("data").to_str().expect("UTF-8")),
+        None => {
+            eprintln!("SKIPPED: a full disk: mounting a tmpfs takes root");
+            blows.retain(|blow| blow.on != Target::Disk);
+        }
+    }
+    if clocks::library().is_some() {
+        plan = clocks::to_set(plan);
+    } else {
+        eprintln!("SKIPPED: clocks that are wrong: install the package faketime");
+        blows.retain(|blow| !matches!(blow.on, Target::Clock(_)));
+    }
+    let mut site = plan.prepare().await;
+    for number in 0..topology.roles().len() {
+        clocks::set(site.folder.path(), number, 0);
+    }
+    site.start_all().await;
+
+    let load = Load::of(Demand::Mixed, 6, Duration::from_millis(50), &site.addresses);
+    let observers = Observers::start(3, &load.log(), &site.addresses);
+    // Reads the chain as it grows.
+    let chain = site.ledger.chain.clone();
+    let reader = spawn(async move {
+        loop {
+            drop(chain.sent().await);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let struck = strike_all(&mut site, disk.as_ref(), &blows).await;
+    let accepted = load.finish().await;
+    let observed = observers.finish().await;
+    reader.abort();
+
+    let tries = accepted.iter().filter(|one| one.tries > 1).count();
+    let summary = format!(
+        "{name}, seed {seed}, {seconds} s: {} accepted, {tries} of them with retries, {} reads",
+        accepted.len(),
+        observed.reads
+    );
+    let evidence = Evidence {
+        accepted,
+        held_up: held_up(&struck),
+        dead_letters: 0,
+        objections: observed.objections,
+    };
+    let verdict = judge_by(site, evidence).await;
+    eprintln!("{summary}, {}", told_by(&verdict.chain));
+    eprintln!(
+        "  {}, the rest settled within {:.1} s, {:.0} above the rate at most",
+        pauses(&struck, &verdict.chain),
+        verdict.drained_in.as_secs_f64(),
+        verdict.above_rate
+    );
+    eprintln!("  {}", by_kind(&struck));
+}
+
+/// When the ledger, or the line to it, held up what was sent.
+fn held_up(struck: &[Struck]) -> Vec<Stretch> {
+    let by = struck
+        .iter()
+        .filter(|one| matches!(one.blow.on, Target::Ledger | Target::LedgerLine));
+    by.map(|one| (one.was.0, one.was.1 + FLUSH_MS)).collect()
+}
+
+fn told_by(chain: &[Sent]) -> String {
+    let of = |code: &str| chain.iter().filter(|sent| sent.code == code).count();
+    format!(
+        "{} conflicts, {} submissions repeated and absorbed",
+        of("MVCC_READ_CONFLICT"),
+        of("DUPLICATE_TXID")
+    )
+}
+
+/// How long it took, from the end of a blow with no other under way, until something took effect again, at worst; and
+/// the longest time without that, whatever was the matter.
+fn pauses(struck: &[Struck], chain: &[Sent]) -> String {
+    let mut valid: Vec<u64> = chain
+        .iter()
+        .filter(|sent| sent.is_valid())
+        .map(|sent| sent.arrived_at)
+        .collect();
+    valid.sort_unstable();
+    let stretches = merged(&struck.iter().map(|one| one.was).collect::<Vec<_>>());
+    let mut worst = 0;
+    for (number, (_, end)) in stretches.iter().enumerate() {
+        let next = valid.partition_point(|at| at < end);
+        let before_the_next = stretches.get(number + 1).map_or(u64::MAX, |(begin, _)| *begin);
+        if let Some(at) = valid.get(next).filter(|at| **at < before_the_next) {
+            worst = worst.max(at - end);
+        }
+    }
+    let standstill = valid
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap_or_default();
+    format!("recovered in {worst} ms at worst, longest standstill {standstill} ms")
+}
+
+fn by_kind(struck: &[Struck]) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for one in struck {
+        let on = match one.blow.on {
+            Target::Gateway(_) => "gateway".to_owned(),
+            Target::Clock(_) => "clock".to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        let how = match one.blow.how {
+            How::Kill | How::CrashAt(_) => "killed",
+            How::Restart => "restarted",
+            How::Freeze => "frozen",
+            How::Skew(_) => "set",
+            How::Fill => "filled",
+            How::Break(_) => "broken",
+            How::Misbehave(_) => "misbehaved",
+            How::Withhold(_) => "withheld",
+        };
+        *counts.entry(format!("{on} {how}")).or_default() += 1;
+    }
+    let all: Vec<_> = counts
+        .iter()
+        .map(|(kind, count)| format!("{kind} {count}"))
+        .collect();
+    let kills = struck
+        .iter()
+        .filter(|one| matches!(one.blow.how, How::Kill | How::CrashAt(_)));
+    format!(
+        "{} blows, {} kills: {}",
+        struck.len(),
+        kills.count(),
+        all.join(", ")
+    )
+}

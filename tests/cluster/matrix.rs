@@ -1,0 +1,447 @@
+//! The crash matrix: in each topology, with clients at work, the gateway dies at every gap that `failpoint::ALL` lists
+//! and exists there, and is started again with the next one armed. A gap that nobody gets to fails the test. In the
+//! end the oracle judges what the clients were told, the store and the ledger's chain.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::json;
+use sluicegate::failpoint;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clocks;
+use crate::load::{Accepted, Demand, Load};
+use crate::observers::Observers;
+use crate::oracle::{Evidence, judge_by, listed, the_backlog_drains};
+use crate::plan::{Plan, Topology};
+use crate::promises;
+use crate::proxy::Fault;
+use crate::site::{Addresses, Site};
+use crate::support::{eventually, http, spawn};
+
+/// Longer than any gap is away from the one before it.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// What is to be deleted is given so long to gather, and a start to show that it was in vain.
+const GATHERING: Duration = Duration::from_secs(3);
+
+const SIGKILL: i32 = 9;
+
+/// What it takes for a gap to be reached, besides clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    Usual,
+    /// The gap is at the start of a lane, and only if something was submitted at that moment: else it is started again.
+    AtStart,
+    /// Nothing can be sent, so deadlines pass.
+    LedgerAway,
+    /// What waits in the queue is lost.
+    QueueDeleted,
+    /// An operator stops the process once it submits.
+    Stopped,
+    /// The devnet dies as well, at this point of its own.
+    LedgerDies(&'static str),
+}
+
+/// A gap to die in, after so many harmless passes.
+#[derive(Debug, Clone, Copy)]
+struct Blow(&'static str, u32, Scene);
+
+const ACCEPT: [Blow; 6] = [
+    Blow("accept-before-store", 5, Scene::Usual),
+    Blow("store-before-commit", 3, Scene::Usual),
+    Blow("store-after-commit", 8, Scene::Usual),
+    Blow("store-before-commit", 20, Scene::Usual),
+    Blow("accept-before-reply", 5, Scene::Usual),
+    Blow("accept-after-reply", 20, Scene::Usual),
+];
+
+const RELAY: [Blow; 6] = [
+    Blow("announce-before-publish", 3, Scene::Usual),
+    Blow("announce-before-confirm", 3, Scene::Usual),
+    Blow("announce-before-note", 3, Scene::Usual),
+    Blow("announce-after-note", 3, Scene::Usual),
+    Blow("lost-before-put-back", 0, Scene::QueueDeleted),
+    Blow("lost-after-put-back", 0, Scene::QueueDeleted),
+];
+
+const DEADLINES: [Blow; 2] = [
+    Blow("expire-before-store", 0, Scene::LedgerAway),
+    Blow("expire-after-store", 0, Scene::LedgerAway),
+];
+
+const CONSUMER: [Blow; 3] = [
+    Blow("queue-after-declare", 0, Scene::Usual),
+    Blow("ack-before-told", 5, Scene::Usual),
+    Blow("ack-after-told", 5, Scene::Usual),
+];
+
+/// What is stored and not sent when a process dies is what the next one adopts and checks.
+const LANE: [Blow; 20] = [
+    Blow("claim-before-store", 5, Scene::Usual),
+    Blow("claim-before-ack", 5, Scene::Usual),
+    Blow("prepare-before-call", 10, Scene::Usual),
+    Blow("prepare-before-store", 5, Scene::Usual),
+    Blow("store-after-commit", 15, Scene::Usual),
+    Blow("submit-after-reply", 10, Scene::Usual),
+    Blow("outcome-before-store", 5, Scene::Usual),
+    Blow("outcome-before-told", 10, Scene::Usual),
+    Blow("retry-before-told", 2, Scene::Usual),
+    Blow("checkpoint-before-store", 1, Scene::Usual),
+    Blow("checkpoint-after-store", 1, Scene::Usual),
+    Blow("submit-before-send", 3, Scene::Usual),
+    Blow("check-before-lookup", 0, Scene::Usual),
+    Blow("submit-before-send", 10, Scene::Usual),
+    Blow("check-after-lookup", 0, Scene::Usual),
+    Blow("submit-before-send", 5, Scene::Usual),
+    Blow("adopt-before-store", 0, Scene::AtStart),
+    Blow("adopt-after-store", 0, Scene::AtStart),
+    Blow("stop-before-drain", 0, Scene::Stopped),
+    Blow("stop-after-drain", 0, Scene::Stopped),
+];
+
+const ENGINE: [Blow; 2] = [
+    Blow("store-before-sync", 4, Scene::Usual),
+    Blow("store-before-sync", 15, Scene::Usual),
+];
+
+/// Gateway and ledger die of the same transaction.
+const BOTH: [Blow; 4] = [
+    Blow("submit-after-reply", 0, Scene::LedgerDies("before-order")),
+    Blow("submit-after-reply", 0, Scene::LedgerDies("before-submit-reply")),
+    Blow(
+        "submit-after-reply",
+        0,
+        Scene::LedgerDies("after-order-before-block"),
+    ),
+    Blow(
+        "outcome-before-store",
+        0,
+        Scene::LedgerDies("after-block-before-reply"),
+    ),
+];
+
+const RETENTION: [Blow; 2] = [
+    Blow("prune-before-store", 0, Scene::Usual),
+    Blow("prune-after-store", 0, Scene::Usual),
+];
+
+/// What processes have to go through, each taking the next when it has died.
+struct Agenda {
+    nodes: Range<usize>,
+    blows: VecDeque<Blow>,
+}
+
+impl Agenda {
+    fn new(nodes: Range<usize>, blows: &[&[Blow]]) -> Self {
+        Self {
+            nodes,
+            blows: blows.concat().into(),
+        }
+    }
+
+    /// Of several workers one is active; when it dies, the other takes over and gets to the gap it has armed.
+    fn of(topology: Topology) -> Vec<Self> {
+        match topology {
+            Topology::Embedded => vec![Self::new(0..1, &[&ENGINE, &ACCEPT, &LANE, &DEADLINES, &BOTH])],
+            Topology::Broker => vec![Self::new(
+                0..1,
+                &[&ENGINE, &ACCEPT, &RELAY, &CONSUMER, &LANE, &DEADLINES, &BOTH],
+            )],
+            Topology::Cluster => vec![
+                Self::new(0..1, &[&ACCEPT, &RELAY, &DEADLINES]),
+                Self::new(1..3, &[&CONSUMER, &LANE]),
+            ],
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_gateway_on_redb_dies_at_every_gap() {
+    matrix(Plan::new(Topology::Embedded), Agenda::of(Topology::Embedded)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_gateway_on_sled_dies_at_every_gap_of_its_store() {
+    let blows = Agenda::new(0..1, &[&ENGINE, &ACCEPT]);
+    matrix(Plan::new(Topology::Embedded).engine("sled"), vec![blows]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_a_broker_dies_at_every_gap() {
+    matrix(Plan::new(Topology::Broker), Agenda::of(Topology::Broker)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_dies_at_every_gap() {
+    let plan = Plan::new(Topology::Cluster).roles(&["api", "worker", "worker"]);
+    matrix(plan, Agenda::of(Topology::Cluster)).await;
+}
+
+#[test]
+fn the_matrix_has_every_gap_that_a_topology_has() {
+    let all: BTreeSet<_> = failpoint::ALL.iter().map(|(gap, _)| *gap).collect();
+    // Only a broker can lose messages or be told; only an embedded engine is in the process.
+    let of_a_broker = ["announce-", "lost-", "queue-", "ack-"];
+    for topology in Topology::ALL {
+        let agendas = Agenda::of(topology);
+        let blows = agendas.iter().flat_map(|agenda| &agenda.blows).chain(&RETENTION);
+        let covered: BTreeSet<_> = blows.map(|Blow(gap, ..)| *gap).collect();
+        let exists = |gap: &&str| match topology {
+            Topology::Embedded => !of_a_broker.iter().any(|begin| gap.starts_with(begin)),
+            Topology::Broker => true,
+            Topology::Cluster => *gap != "store-before-sync",
+        };
+        let expected: BTreeSet<_> = all.iter().copied().filter(|gap| exists(gap)).collect();
+        assert_eq!(covered, expected, "{topology:?}");
+    }
+}
+
+async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
+    let began = Instant::now();
+    let mut site = plan
+        // A standby takes over what is due soon; a check comes while the next gap is waited for.
+        .replace("check_after_ms = 3000", "check_after_ms = 1500")
+        .replace("[log]", "[retention]\ndone_days = 0\nfailed_days = 1\n[log]")
+        .start()
+        .await;
+    let load = Load::of(Demand::Mixed, 2, Duration::from_millis(50), &site.addresses);
+    let observers = Observers::start(1, &load.log(), &site.addresses);
+    let stop = CancellationToken::new();
+    let hurried = spawn(hurry(site.addresses.subscribe(), stop.clone()));
+    let deaths = die_at_each(&mut site, agendas).await;
+    stop.cancel();
+    let hurried = hurried.await.expect("ends");
+    let observed = observers.finish().await;
+    let mut accepted = load.finish().await;
+    the_backlog_drains(&site).await;
+    let hurried = judge_hurried(&site, hurried).await;
+    let expired = hurried.iter().filter(|one| one.counter.is_none()).count();
+    accepted.extend(hurried);
+    let records = listed(&site).await;
+    promises::every_acknowledged_is_there(&accepted, &records).unwrap();
+    promises::every_record_is_settled(&accepted, &records).unwrap();
+    let all = accepted.len();
+    // The others are about to be removed.
+    accepted.retain(|one| one.counter.is_some());
+    let deaths = deaths + die_while_pruning(&mut site).await;
+    let evidence = Evidence {
+        accepted,
+        objections: observed.objections,
+        ..Evidence::default()
+    };
+    let verdict = judge_by(site, evidence).await;
+    eprintln!(
+        "{all} accepted over {deaths} deaths, {expired} of them expired; {} submissions came twice; {:?}",
+        verdict.repeated.len(),
+        began.elapsed()
+    );
+}
+
+/// Kills and starts until every agenda is done. Answers how many deaths there were.
+async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>) -> usize {
+    let mut armed: BTreeMap<usize, Armed> = BTreeMap::new();
+    for agenda in &mut agendas {
+        for number in agenda.nodes.clone() {
+            site.nodes[number].kill().await;
+            if let Some(blow) = arm_next(site, number, agenda).await {
+                armed.insert(number, blow);
+            }
+        }
+    }
+    let (mut deaths, mut last) = (0, Instant::now());
+    while !armed.is_empty() {
+        for agenda in &mut agendas {
+            for number in agenda.nodes.clone() {
+                let Some(status) = site.nodes[number].has_ended() else {
+                    continue;
+                };
+                let Some(dead) = armed.remove(&number) else {
+                    panic!("node {number} ended and had nothing armed: {status}");
+                };
+                let Blow(gap, _, scene) = dead.blow;
+                assert_eq!(status.signal(), Some(SIGKILL), "{gap}: {status}");
+                eprintln!("node {number} died at {gap} after {:?}", dead.since.elapsed());
+                (deaths, last) = (deaths + 1, Instant::now());
+                match scene {
+                    Scene::LedgerAway | Scene::QueueDeleted => site.ledger.line.set(Fault::None),
+                    Scene::LedgerDies(_) if dead.acted.is_none() => {
+                        site.ledger.crashed(Duration::from_secs(1)).await;
+                        site.ledger.start_again().await;
+                    }
+                    _ => {}
+                }
+                if let Some(blow) = arm_next(site, number, agenda).await {
+                    armed.insert(number, blow);
+                }
+            }
+        }
+        for (number, armed) in &mut armed {
+            act(site, *number, armed).await;
+        }
+        let waiting: Vec<_> = armed.values().map(|armed| armed.blow).collect();
+        assert!(last.elapsed() < PATIENCE, "nobody got to {waiting:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    deaths
+}
+
+/// A node that is to die.
+struct Armed {
+    blow: Blow,
+    since: Instant,
+    /// When the scene last did something.
+    acted: Option<Instant>,
+}
+
+/// Starts a node that has died with the next gap armed, or as it is in production if there is none.
+async fn arm_next(site: &mut Site, number: usize, agenda: &mut Agenda) -> Option<Armed> {
+    let blow = agenda.blows.pop_front();
+    set(
+        site,
+        number,
+        "FAILPOINTS",
+        &blow.map(failpoints).unwrap_or_default(),
+    );
+    match blow {
+        Some(Blow(_, _, Scene::LedgerAway | Scene::QueueDeleted)) => site.ledger.line.set(Fault::Cut),
+        Some(Blow(_, _, Scene::LedgerDies(at))) => {
+            site.ledger.tell("PUT", "/crash", &json!(at)).await;
+        }
+        _ => {}
+    }
+    site.start(number).await;
+    Some(Armed {
+        blow: blow?,
+        since: Instant::now(),
+        acted: None,
+    })
+}
+
+fn failpoints(Blow(gap, passes, _): Blow) -> String {
+    format!("{gap}={passes}*off->return")
+}
+
+/// Sets a variable for the next start of a node.
+fn set(site: &mut Site, number: usize, name: &str, value: &str) {
+    let variables = &mut site.nodes[number].launch.variables;
+    variables.retain(|(other, _)| other != name);
+    variables.push((name.to_owned(), value.to_owned()));
+}
+
+/// Does what the scene of a node is waiting for.
+async fn act(site: &mut Site, number: usize, armed: &mut Armed) {
+    let gathered = armed.acted.unwrap_or(armed.since).elapsed() > GATHERING;
+    match armed.blow.2 {
+        Scene::AtStart if gathered => {
+            site.nodes[number].kill().await;
+            site.start(number).await;
+            armed.acted = Some(Instant::now());
+        }
+        Scene::QueueDeleted if gathered => {
+            delete_queue(site).await;
+            armed.acted = Some(Instant::now());
+        }
+        Scene::LedgerDies(_) if armed.acted.is_none() && site.ledger.has_crashed().await => {
+            site.ledger.start_again().await;
+            armed.acted = Some(Instant::now());
+        }
+        Scene::Stopped if armed.acted.is_none() && site.nodes[number].submissions().await > 0.0 => {
+            site.nodes[number].signal("TERM").await;
+            armed.acted = Some(Instant::now());
+        }
+        Scene::Usual
+        | Scene::AtStart
+        | Scene::LedgerAway
+        | Scene::QueueDeleted
+        | Scene::Stopped
+        | Scene::LedgerDies(_) => {}
+    }
+}
+
+async fn delete_queue(site: &Site) {
+    let broker = Connection::connect(site.broker_part().server.url(), ConnectionProperties::default());
+    let broker = broker.await.expect("connects");
+    let channel = broker.create_channel().await.expect("opens");
+    let lost = channel.queue_delete(site.queue().into(), QueueDeleteOptions::default());
+    lost.await.expect("deletes");
+}
+
+/// A client whose transactions may be too late: each adds 1 to a counter of its own, or expires. Answers their ids,
+/// with the counters.
+async fn hurry(addresses: watch::Receiver<Addresses>, stop: CancellationToken) -> Vec<(String, String)> {
+    let http = http();
+    let mut accepted = Vec::new();
+    while !stop.is_cancelled() {
+        let counter = format!("hurried{}", accepted.len());
+        let address = addresses.borrow().values().next().expect("one").clone();
+        let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": [counter, 1],
+            "expires_in_seconds": 1});
+        let request = http.post(format!("{address}/v1/transactions"));
+        let answer = request.header("Idempotency-Key", &counter).json(&body).send();
+        if let Ok(answer) = answer.await
+            && answer.status().is_success()
+            && let Ok(record) = answer.json::<serde_json::Value>().await
+        {
+            accepted.push((record["id"].as_str().expect("an id").to_owned(), counter));
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    accepted
+}
+
+/// They are done, or expired: as such the oracle is to take them.
+async fn judge_hurried(site: &Site, hurried: Vec<(String, String)>) -> Vec<Accepted> {
+    let mut judged = Vec::new();
+    for (id, counter) in hurried {
+        let record = site.api().get(&format!("/v1/transactions/{id}")).await;
+        let is_done = record["status"] == "done";
+        assert!(is_done || record["error"]["code"] == "expired", "I3: {record}");
+        judged.push(Accepted {
+            id,
+            counter: is_done.then_some(counter),
+            took: Duration::ZERO,
+            tries: 1,
+        });
+    }
+    judged
+}
+
+/// Two days later, on one node alone, which removes what has failed. In the end all that is gone, and it is today again.
+async fn die_while_pruning(site: &mut Site) -> usize {
+    for node in &mut site.nodes {
+        node.stop().await;
+    }
+    let library = clocks::library().expect("the package faketime");
+    set(site, 0, "LD_PRELOAD", library.to_str().expect("UTF-8"));
+    set(site, 0, "FAKETIME", "+2d");
+    set(site, 0, "FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    for blow in RETENTION {
+        set(site, 0, "FAILPOINTS", &failpoints(blow));
+        site.start(0).await;
+        let status = site.nodes[0].ended().await;
+        assert_eq!(status.signal(), Some(SIGKILL), "{blow:?}: {status}");
+    }
+    set(site, 0, "FAILPOINTS", "");
+    site.start(0).await;
+    eventually("what failed is removed", async || {
+        let failed = site.api().get("/v1/transactions?status=failed").await;
+        failed["items"]
+            .as_array()
+            .expect("items")
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+    site.nodes[0].stop().await;
+    site.nodes[0].launch.variables.clear();
+    for number in 0..site.nodes.len() {
+        site.start(number).await;
+    }
+    RETENTION.len()
+}
