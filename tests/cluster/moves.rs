@@ -10,6 +10,8 @@ use serde_json::Value;
 pub(crate) enum Stage {
     Queued,
     Preparing,
+    /// While it was prepared it was found on the ledger: a version that is never seen, only passed.
+    Found,
     Submitted,
     Backoff,
     Parked,
@@ -43,10 +45,9 @@ impl Stage {
                 (Self::Submitted, 0),
                 (Self::Backoff, 0),
                 (Self::Failed, 0),
-                // It was found on the ledger, and what became of it.
-                (Self::Preparing, 0),
-                (Self::Done, 0),
+                (Self::Found, 0),
             ],
+            Self::Found => &[(Self::Done, 0), (Self::Backoff, 0), (Self::Failed, 0)],
             Self::Submitted => &[
                 (Self::Submitted, 0),
                 (Self::Parked, 0),
@@ -200,6 +201,8 @@ mod tests {
             // A lease was lost and taken anew in one step.
             &[(2, "preparing", 1), (4, "preparing", 2), (5, "failed", 2)],
             &[(4, "parked", 1), (5, "done", 1)],
+            // It was found on the ledger while it was prepared.
+            &[(2, "preparing", 1), (4, "done", 1)],
         ] {
             assert_eq!(verdict(legal), Ok(()), "{legal:?}");
         }
