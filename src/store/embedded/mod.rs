@@ -4,7 +4,7 @@
 //! - Reads go straight to the engine. A point read, and one of a few due marks, is done in place; what may
 //!   visit many entries runs on a blocking thread.
 //! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`;
-//!   [`salvage`] is what `repair` does about a file that is damaged; [`backup`] and [`restore`] are the commands of
+//!   [`salvage`] is what `repair` does about a file that is damaged; [`backup`] and [`mod@restore`] are the commands of
 //!   these names.
 //!
 //! After a crash the file holds every commit that was answered; nothing has to be replayed.
