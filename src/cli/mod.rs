@@ -1,7 +1,8 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet` is a ledger to try
-//! them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but its address.
+//! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
+//! is a ledger to try them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
+//! its address.
 
 mod answer;
 mod backup;

@@ -89,6 +89,17 @@ pub(super) fn first_of(seek: &SeekInfo, tip: u64) -> Option<u64> {
 }
 
 impl DeliverService {
+    /// Opens a stream, with the fault that it is due.
+    async fn answer(
+        &self,
+        method: Method,
+        request: Request<Streaming<Envelope>>,
+        form: Form,
+    ) -> Result<Response<BoxStream<'static, Reply>>, Status> {
+        let knife = Knife::of(request.extensions());
+        guarded(&self.0.faults, method, knife, self.open(request, form)).await
+    }
+
     async fn open(
         &self,
         request: Request<Streaming<Envelope>>,
@@ -220,9 +231,7 @@ impl Deliver for DeliverService {
         &self,
         request: Request<Streaming<Envelope>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
-        let knife = Knife::of(request.extensions());
-        let call = self.open(request, Form::Whole);
-        guarded(&self.0.faults, Method::Deliver, knife, call).await
+        self.answer(Method::Deliver, request, Form::Whole).await
     }
 
     type DeliverFilteredStream = BoxStream<'static, Reply>;
@@ -231,9 +240,8 @@ impl Deliver for DeliverService {
         &self,
         request: Request<Streaming<Envelope>>,
     ) -> Result<Response<Self::DeliverFilteredStream>, Status> {
-        let knife = Knife::of(request.extensions());
-        let call = self.open(request, Form::Filtered);
-        guarded(&self.0.faults, Method::DeliverFiltered, knife, call).await
+        self.answer(Method::DeliverFiltered, request, Form::Filtered)
+            .await
     }
 
     type DeliverWithPrivateDataStream = BoxStream<'static, Reply>;
@@ -242,9 +250,8 @@ impl Deliver for DeliverService {
         &self,
         request: Request<Streaming<Envelope>>,
     ) -> Result<Response<Self::DeliverWithPrivateDataStream>, Status> {
-        let knife = Knife::of(request.extensions());
-        let call = self.open(request, Form::WithPrivateData);
-        guarded(&self.0.faults, Method::DeliverWithPrivateData, knife, call).await
+        self.answer(Method::DeliverWithPrivateData, request, Form::WithPrivateData)
+            .await
     }
 }
 

@@ -30,15 +30,7 @@ const SOON: Duration = Duration::from_millis(300);
 async fn a_call_goes_wrong_as_it_is_told_to() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
-    let add = |delta: &'static str| {
-        let client = &client;
-        async move {
-            client
-                .endorse("counter", &["Add", "n", delta], &[])
-                .await
-                .expect("endorsed")
-        }
-    };
+    let add = |delta: &'static str| client.add("n", delta);
 
     let details_told = vec![Detail {
         address: "orderer.devnet:7050".into(),
@@ -113,20 +105,14 @@ async fn blocks_wait_while_cutting_is_paused() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
     running.devnet.faults.cutting().send_replace(false);
-    let (id, envelope) = client
-        .endorse("counter", &["Add", "n", "1"], &[])
-        .await
-        .expect("endorsed");
+    let (id, envelope) = client.add("n", "1").await;
     client.submit(&envelope).await.expect("taken");
     assert!(tokio::time::timeout(SOON, client.status(&id)).await.is_err());
     running.devnet.faults.cutting().send_replace(true);
     assert_eq!(client.status(&id).await.expect("settled").result, 0);
     // A shutdown stores what waits.
     running.devnet.faults.cutting().send_replace(false);
-    let (id, envelope) = client
-        .endorse("counter", &["Add", "n", "1"], &[])
-        .await
-        .expect("endorsed");
+    let (id, envelope) = client.add("n", "1").await;
     client.submit(&envelope).await.expect("taken");
     let running = Running::start_in(running.stop().await, |_| {}).await;
     let client = running.client(1).await;
@@ -242,10 +228,7 @@ async fn a_restart_serves_the_same_blocks() {
     let client = running.client(1).await;
     let mut sent = Vec::new();
     for delta in ["1", "2"] {
-        let (id, envelope) = client
-            .endorse("counter", &["Add", "n", delta], &[])
-            .await
-            .expect("endorsed");
+        let (id, envelope) = client.add("n", delta).await;
         client.settle(&id, &envelope).await;
         sent.push(envelope.encode_to_vec());
     }

@@ -26,23 +26,14 @@ const INVALID_ENDORSER_TRANSACTION: i32 = 5;
 async fn a_transaction_goes_all_the_way() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
-    let (id, envelope) = client
-        .endorse("counter", &["Add", "hits", "2"], &[])
-        .await
-        .expect("endorsed");
+    let (id, envelope) = client.add("hits", "2").await;
     assert_eq!(client.settle(&id, &envelope).await, (VALID, 1));
     assert_eq!(
         client.evaluate("counter", &["Get", "hits"]).await.expect("asked"),
         "2"
     );
-    let (late, envelope) = client
-        .endorse("counter", &["Add", "hits", "1"], &[])
-        .await
-        .expect("endorsed");
-    let (first, rival) = client
-        .endorse("counter", &["Add", "hits", "5"], &[])
-        .await
-        .expect("endorsed");
+    let (late, envelope) = client.add("hits", "1").await;
+    let (first, rival) = client.add("hits", "5").await;
     assert_eq!(client.settle(&first, &rival).await.0, VALID);
     assert_eq!(client.settle(&late, &envelope).await.0, MVCC_READ_CONFLICT);
     running.stop().await;
@@ -52,10 +43,7 @@ async fn a_transaction_goes_all_the_way() {
 async fn the_same_transaction_takes_effect_once_and_keeps_its_first_verdict() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
-    let (id, envelope) = client
-        .endorse("counter", &["Add", "hits", "2"], &[])
-        .await
-        .expect("endorsed");
+    let (id, envelope) = client.add("hits", "2").await;
     for _ in 0..3 {
         client.submit(&envelope).await.expect("taken");
     }
@@ -105,10 +93,7 @@ async fn the_policy_counts_organisations_that_really_signed() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
     for broken in [false, true] {
-        let (id, envelope) = client
-            .endorse("counter", &["Add", "n", "1"], &[])
-            .await
-            .expect("endorsed");
+        let (id, envelope) = client.add("n", "1").await;
         let mut payload = Payload::decode(envelope.payload.as_slice()).expect("a payload");
         let mut transaction = Transaction::decode(payload.data.as_slice()).expect("a transaction");
         let bytes = transaction.actions[0].payload.as_slice();
@@ -297,10 +282,7 @@ async fn only_certified_members_with_a_valid_certificate_are_served() {
 async fn an_envelope_is_judged_by_orderer_and_committer() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
-    let (_, envelope) = client
-        .endorse("counter", &["Add", "n", "1"], &[])
-        .await
-        .expect("endorsed");
+    let (_, envelope) = client.add("n", "1").await;
     let mut forged = envelope.clone();
     forged.signature = running.client(2).await.identity.sign(&forged.payload);
     let error = client.submit(&forged).await.expect_err("refused");
@@ -388,10 +370,7 @@ async fn waiting_calls_count_towards_the_limit() {
 async fn a_malformed_envelope_is_named_for_what_is_wrong() {
     let running = Running::start(|_| {}).await;
     let client = running.client(1).await;
-    let (_, good) = client
-        .endorse("counter", &["Add", "n", "1"], &[])
-        .await
-        .expect("endorsed");
+    let (_, good) = client.add("n", "1").await;
     let inspect =
         |envelope: &Envelope| committer::inspect(envelope, &running.devnet.members, Policy::Majority);
     assert!(matches!(inspect(&good), Claim::Endorsed { .. }));

@@ -258,6 +258,12 @@ impl Client {
         Ok((draft.channel.tx_id, envelope))
     }
 
+    /// An endorsed `Add` to a counter.
+    pub(super) async fn add(&self, counter: &str, amount: &str) -> (String, Envelope) {
+        let endorsed = self.endorse("counter", &["Add", counter, amount], &[]).await;
+        endorsed.expect("endorsed")
+    }
+
     pub(super) async fn submit(&self, envelope: &Envelope) -> Result<(), Status> {
         let request = SubmitRequest {
             channel_id: "mychannel".into(),

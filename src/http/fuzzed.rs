@@ -10,7 +10,6 @@ use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::body::BodyLimits;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
 use super::params::{self, Pairs};
@@ -25,15 +24,7 @@ pub(crate) struct Fuzzed(Api);
 
 impl Fuzzed {
     pub(crate) fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
-        Self(Api {
-            gateway,
-            metrics,
-            body_limits: BodyLimits {
-                bytes: settings.max_body_bytes,
-                time: settings.body_timeout,
-            },
-            longest_wait: settings.max_wait,
-        })
+        Self(Api::new(gateway, metrics, settings))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

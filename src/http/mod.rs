@@ -42,6 +42,20 @@ pub(crate) struct Api {
     longest_wait: Duration,
 }
 
+impl Api {
+    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
+        Self {
+            gateway,
+            metrics,
+            body_limits: BodyLimits {
+                bytes: settings.max_body_bytes,
+                time: settings.body_timeout,
+            },
+            longest_wait: settings.max_wait,
+        }
+    }
+}
+
 /// All routes.
 pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
     let routes = Router::new()
@@ -64,15 +78,7 @@ pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
 
 /// Adds what every process offers.
 fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    let api = Api {
-        gateway,
-        metrics,
-        body_limits: BodyLimits {
-            bytes: settings.max_body_bytes,
-            time: settings.body_timeout,
-        },
-        longest_wait: settings.max_wait,
-    };
+    let api = Api::new(gateway, metrics, settings);
     routes
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

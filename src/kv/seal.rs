@@ -101,15 +101,17 @@ pub(super) fn condemn(file: &Path, detail: &str) -> io::Result<()> {
 
 /// Moves a seal along with its file.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(path(from), path(to)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    if_there(fs::rename(path(from), path(to)))
 }
 
 /// Takes a seal away.
 pub(crate) fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(path(file)) {
+    if_there(fs::remove_file(path(file)))
+}
+
+/// Not every file has a seal.
+fn if_there(done: io::Result<()>) -> io::Result<()> {
+    match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -91,19 +91,10 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::domain::{Event, Lease, LedgerName, Prepared, Request, Timestamp};
+    use crate::domain::{Event, Lease, Prepared, Timestamp};
+    use crate::store::conformance::transaction;
 
     fn submitted(tx_id: &str) -> Transaction {
-        let request = Request {
-            ledger: LedgerName::new("main").expect("a name"),
-            contract: "counter".into(),
-            function: "Add".into(),
-            args: Vec::new(),
-            transient: Default::default(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            metadata: Default::default(),
-        };
         let now = Timestamp::from_millis(1_000);
         let lease = Lease {
             owner: "worker".into(),
@@ -118,7 +109,7 @@ mod tests {
         let prepared = Event::Prepared { sent, check_at: now };
         [Event::Claimed { lease }, prepared]
             .into_iter()
-            .fold(Transaction::accept(request, None, now), |tx, event| {
+            .fold(transaction("main", None), |tx, event| {
                 tx.apply(event, now).expect("legal")
             })
     }

@@ -2,7 +2,7 @@
 //! started again at random moments. At the end every acknowledged transaction is done, and every counter on
 //! the ledger equals exactly the number of `Add`s accepted for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-use crate::support::fabric::FabricDevnet;
 
 const ROUNDS: usize = 30;
 const CLIENTS: u64 = 8;
@@ -273,35 +271,5 @@ pub(crate) async fn end(mut gateway: Gateway, folder: &Path) {
         check.status.success(),
         "{}",
         String::from_utf8_lossy(&check.stdout)
-    );
-}
-
-/// The valid transactions of the chain are exactly those that the records name.
-pub(crate) async fn one_for_each(api: &Api, ledger: &FabricDevnet, accepted: &[(String, u64)]) {
-    let chain = ledger.get("/transactions?from=0").await;
-    let chain = chain.as_array().expect("transactions");
-    let valid: Vec<&str> = chain
-        .iter()
-        .filter(|entry| entry["code"] == "VALID")
-        .map(|entry| entry["id"].as_str().expect("an id"))
-        .collect();
-    let unique: BTreeSet<String> = valid.iter().map(|id| (*id).to_owned()).collect();
-    assert_eq!(unique.len(), valid.len(), "I2: an id that is valid twice");
-    let mut named = BTreeSet::new();
-    for (id, _) in accepted {
-        let record = api.get(&format!("/v1/transactions/{id}")).await;
-        named.insert(record["tx_id"].as_str().expect("an id").to_owned());
-    }
-    assert_eq!(
-        named, unique,
-        "I2: one valid transaction for each that was accepted"
-    );
-    let repeats = chain
-        .iter()
-        .filter(|entry| entry["code"] == "DUPLICATE_TXID")
-        .count();
-    eprintln!(
-        "{} entries in the chain, {repeats} of them repeats that took no effect",
-        chain.len()
     );
 }

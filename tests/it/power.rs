@@ -8,6 +8,7 @@
 //!
 //! `SLUICEGATE_POWER_IMAGES` sets how many images are taken for each engine. Takes root; skipped without it, loudly.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -27,7 +28,7 @@ use sluicegate::telemetry::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::crash::{Api, end, http, judge, one_for_each, start};
+use crate::crash::{Api, end, http, judge, start};
 use crate::power_disk::{DiskNumber, Mounted, Shelf};
 use crate::support::eventually;
 use crate::support::fabric::FabricDevnet;
@@ -306,4 +307,34 @@ fn lost(path: &Path, written: usize) -> usize {
     (0..written)
         .filter(|number| found.get(number * LINE..(number + 1) * LINE) != Some(&block(*number)))
         .count()
+}
+
+/// The valid transactions of the chain are exactly those that the records name.
+async fn one_for_each(api: &Api, ledger: &FabricDevnet, accepted: &[(String, u64)]) {
+    let chain = ledger.get("/transactions?from=0").await;
+    let chain = chain.as_array().expect("transactions");
+    let valid: Vec<&str> = chain
+        .iter()
+        .filter(|entry| entry["code"] == "VALID")
+        .map(|entry| entry["id"].as_str().expect("an id"))
+        .collect();
+    let unique: BTreeSet<String> = valid.iter().map(|id| (*id).to_owned()).collect();
+    assert_eq!(unique.len(), valid.len(), "I2: an id that is valid twice");
+    let mut named = BTreeSet::new();
+    for (id, _) in accepted {
+        let record = api.get(&format!("/v1/transactions/{id}")).await;
+        named.insert(record["tx_id"].as_str().expect("an id").to_owned());
+    }
+    assert_eq!(
+        named, unique,
+        "I2: one valid transaction for each that was accepted"
+    );
+    let repeats = chain
+        .iter()
+        .filter(|entry| entry["code"] == "DUPLICATE_TXID")
+        .count();
+    eprintln!(
+        "{} entries in the chain, {repeats} of them repeats that took no effect",
+        chain.len()
+    );
 }

@@ -158,9 +158,7 @@ fn records(engine: &dyn KvEngine) -> Result<u64, KvError> {
 /// # Errors
 /// If `to` refuses; what was written is then cut short. If the engine fails; whoever reads is told why.
 fn write(engine: &dyn KvEngine, header: &BackupHeader, to: &mut dyn Write) -> io::Result<()> {
-    let mut to = Digesting::new(to);
-    to.write_all(MAGIC)?;
-    to.write_all(VERSION)?;
+    let mut to = Digesting::begin(to)?;
     let json = serde_json::to_vec(header)?;
     to.number(u32::try_from(json.len()).map_err(io::Error::other)?)?;
     to.write_all(&json)?;
@@ -209,10 +207,7 @@ fn piece(engine: &dyn KvEngine, from: &[u8], to: &[u8]) -> Result<Vec<keys::Entr
 /// # Errors
 /// If `to` refuses.
 pub fn refuse_backup(to: &mut dyn Write, why: &str) -> io::Result<()> {
-    let mut to = Digesting::new(to);
-    to.write_all(MAGIC)?;
-    to.write_all(VERSION)?;
-    give_up(&mut to, why)
+    give_up(&mut Digesting::begin(to)?, why)
 }
 
 fn give_up(to: &mut Digesting<'_>, why: &str) -> io::Result<()> {
@@ -230,9 +225,13 @@ struct Digesting<'w> {
 }
 
 impl<'w> Digesting<'w> {
-    fn new(inner: &'w mut dyn Write) -> Self {
+    /// Writes what every backup begins with.
+    fn begin(inner: &'w mut dyn Write) -> io::Result<Self> {
         let digest = Sha256::new();
-        Self { inner, digest }
+        let mut to = Self { inner, digest };
+        to.write_all(MAGIC)?;
+        to.write_all(VERSION)?;
+        Ok(to)
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -191,30 +191,31 @@ impl DataFolder {
 
     /// Keeps the store's files, as they are, under another name as well, which nothing here ever removes.
     pub(super) fn keep_damaged(&self) -> io::Result<PathBuf> {
-        let store = self.store();
-        let kept = store.with_extension(format!("{}.damaged-{}", self.engine, TransactionId::new()));
-        for file in seal::files(&store)? {
-            let place = under(&kept, &store, &file);
-            if let Some(parent) = place.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            fs::hard_link(&file, &place)?;
-        }
+        let kept = format!("{}.damaged-{}", self.engine, TransactionId::new());
+        let kept = self.store().with_extension(kept);
+        self.for_each_file(&kept, &|file, place| fs::hard_link(file, place))?;
         Ok(kept)
     }
 
     /// A copy of the store's files that may be changed, until [`clear_scratch`](Self::clear_scratch).
     pub(super) fn copy_to_scratch(&self) -> io::Result<PathBuf> {
         self.clear_scratch()?;
-        let (store, copy) = (self.store(), self.scratch());
+        let copy = self.scratch();
+        self.for_each_file(&copy, &|file, place| fs::copy(file, place).map(drop))?;
+        Ok(copy)
+    }
+
+    /// Calls `act` with each file of the store and its place below `to`, in a folder that is there.
+    fn for_each_file(&self, to: &Path, act: &dyn Fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        let store = self.store();
         for file in seal::files(&store)? {
-            let place = under(&copy, &store, &file);
+            let place = under(to, &store, &file);
             if let Some(parent) = place.parent() {
                 fs::create_dir_all(parent)?;
             }
-            fs::copy(&file, &place)?;
+            act(&file, &place)?;
         }
-        Ok(copy)
+        Ok(())
     }
 
     pub(super) fn clear_scratch(&self) -> io::Result<()> {

@@ -17,13 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
 use super::folder::DataFolder;
+use super::pieces::Pieces;
 use super::{Counts, check_format, keys, open_engine, record, salvage};
 use crate::domain::TransactionId;
 use crate::kv::{self, Batch, KvEngine, KvError, Order};
 use crate::store::StoreError;
-
-/// Batches of a repair or compaction are committed at about this size.
-pub(super) const PIECE: usize = 4 << 20;
 
 /// Why maintenance could not be done.
 #[derive(Debug, Error)]
@@ -191,17 +189,14 @@ fn mend(folder: &DataFolder, engine: &dyn KvEngine) -> Result<Report> {
         file.sync_all()?;
         report.quarantine = Some(path);
     }
-    let mut piece = Batch::default();
+    let mut pieces = Pieces::new(engine);
     for (key, value) in mending.into_writes() {
         match value {
-            Some(value) => piece.put(key, value),
-            None => piece.delete(key),
-        }
-        if piece.bytes() >= PIECE {
-            engine.commit(std::mem::take(&mut piece))?;
+            Some(value) => pieces.put((key, value))?,
+            None => pieces.delete(key)?,
         }
     }
-    engine.commit(piece)?;
+    pieces.finish()?;
     Ok(report)
 }
 
@@ -340,15 +335,11 @@ pub fn compact(folder: &DataFolder, cache_bytes: usize) -> Result<(u64, u64)> {
     let (new, _) = folder.compacting();
     {
         let copy = kv::open(folder.engine(), &new, cache_bytes)?;
-        let mut piece = Batch::default();
+        let mut pieces = Pieces::new(&*copy);
         each(&*engine, b"", &mut |key, value| {
-            piece.put(key.to_vec(), value.to_vec());
-            if piece.bytes() >= PIECE {
-                copy.commit(std::mem::take(&mut piece))?;
-            }
-            Ok(())
+            Ok(pieces.put((key.to_vec(), value.to_vec()))?)
         })?;
-        copy.commit(piece)?;
+        pieces.finish()?;
     }
     drop(engine);
     folder.replace_store()?;

@@ -17,6 +17,7 @@ pub(crate) mod fuzzed;
 mod keys;
 mod listing;
 mod maintenance;
+mod pieces;
 mod record;
 mod restore;
 mod salvage;

@@ -17,14 +17,12 @@ use thiserror::Error;
 
 use super::backup::{BackupError, BackupHeader, BackupReader};
 use super::folder::{self, DataFolder};
+use super::pieces::Pieces;
 use super::writer::store_error;
-use super::{Counts, EmbeddedStore, STORE_FORMAT, keys, record};
+use super::{Counts, EmbeddedStore, keys, record};
 use crate::domain::{LedgerName, LedgerTxId, Status, Timestamp, Transaction, TransactionId};
-use crate::kv::{self, Batch, KvEngine, KvError, Order};
+use crate::kv::{self, KvEngine, KvError, Order};
 use crate::store::StoreError;
-
-/// Entries are committed at about this size.
-const PIECE: usize = 4 << 20;
 
 const BUFFER: usize = 256 << 10;
 
@@ -218,10 +216,9 @@ fn fill(
     progress: Progress<'_>,
 ) -> Result<Inventory, RestoreError> {
     let mut inventory = Inventory::of(&reader);
-    let mut piece = Batch::default();
-    piece.put(keys::FORMAT.to_vec(), STORE_FORMAT.to_be_bytes().to_vec());
+    let mut pieces = Pieces::of_new_store(engine);
     let json = serde_json::to_vec(restored).map_err(|error| StoreError::Damaged(error.to_string()))?;
-    piece.put(keys::RESTORED.to_vec(), json);
+    pieces.put((keys::RESTORED.to_vec(), json))?;
     // Records that cannot be read, or were set aside for that: their idempotency keys stay taken.
     let mut lost = HashSet::new();
     while let Some((key, value)) = reader.next()? {
@@ -231,14 +228,11 @@ fn fill(
                 inventory.add(readable.as_ref());
                 if let Some(mut tx) = readable {
                     tx.rewound |= !tx.is_settled();
-                    for (key, value) in keys::index(&tx) {
-                        piece.put(key, value);
-                    }
-                    piece.put(key, record::encode(&tx)?);
+                    pieces.put_record(&tx, record::encode(&tx)?)?;
                 } else {
                     // As it was: `store check` tells of it, and `store repair` sets it aside.
                     lost.extend(keys::id(&key));
-                    piece.put(key, value);
+                    pieces.put((key, value))?;
                 }
                 progress(reader.records());
             }
@@ -246,17 +240,12 @@ fn fill(
             Some(b'i') if keys::id(&value).is_none_or(|id| !lost.contains(&id)) => {}
             Some(b'q') => {
                 lost.extend(keys::id(&key));
-                piece.put(key, value);
+                pieces.put((key, value))?;
             }
-            _ => piece.put(key, value),
-        }
-        if piece.bytes() >= PIECE {
-            engine.commit(std::mem::take(&mut piece))?;
+            _ => pieces.put((key, value))?,
         }
     }
-    for ((ledger, status), count) in &inventory.counts {
-        piece.put(keys::count(ledger, *status), count.to_be_bytes().to_vec());
-    }
-    engine.commit(piece)?;
+    pieces.put_counts(&inventory.counts)?;
+    pieces.finish()?;
     Ok(inventory)
 }

@@ -25,11 +25,12 @@ use serde_json::json;
 
 use super::carve::Carved;
 use super::folder::DataFolder;
-use super::maintenance::{Finding, MaintenanceError, PIECE, Report, Result};
-use super::{STORE_FORMAT, after, keys, record};
+use super::maintenance::{Finding, MaintenanceError, Report, Result};
+use super::pieces::Pieces;
+use super::{after, keys, record};
 use crate::clock::{Clock, SystemClock};
 use crate::domain::{Cause, Event, State, Transaction, TransactionId};
-use crate::kv::{self, Batch, Order, seal};
+use crate::kv::{self, Order, seal};
 
 pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report> {
     let carved = Carved::out_of(seal::files(&folder.store())?)?;
@@ -40,39 +41,26 @@ pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report>
     let list = folder
         .store()
         .with_extension(format!("set-aside-{}.ndjson", TransactionId::new()));
+    let (new, _) = folder.compacting();
+    let engine = kv::open(folder.engine(), &new, cache_bytes)?;
     let mut salvage = Salvage {
         list: io::BufWriter::new(File::create(&list)?),
-        batch: Batch::default(),
+        pieces: Pieces::of_new_store(&*engine),
         report: Report::default(),
     };
-    let (new, _) = folder.compacting();
-    {
-        let engine = kv::open(folder.engine(), &new, cache_bytes)?;
-        let format = STORE_FORMAT.to_be_bytes().to_vec();
-        salvage.batch.put(keys::FORMAT.to_vec(), format);
-        for tx in carved.records() {
-            salvage.keep(tx?)?;
-            if salvage.batch.bytes() >= PIECE {
-                engine.commit(std::mem::take(&mut salvage.batch))?;
-            }
-        }
-        for id in &known.ids {
-            if !carved.holds(*id) {
-                salvage.lose(*id, known.keys.get(id).map(String::as_str))?;
-            }
-        }
-        for ((ledger, status), count) in &salvage.report.counts {
-            let count = count.to_be_bytes().to_vec();
-            salvage.batch.put(keys::count(ledger, *status), count);
-        }
-        engine.commit(salvage.batch)?;
+    for tx in carved.records() {
+        salvage.keep(tx?)?;
     }
-    let file = salvage
-        .list
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    let mut report = salvage.report;
+    for id in &known.ids {
+        if !carved.holds(*id) {
+            salvage.lose(*id, known.keys.get(id).map(String::as_str))?;
+        }
+    }
+    salvage.pieces.put_counts(&salvage.report.counts)?;
+    salvage.pieces.finish()?;
+    let (file, mut report) = (salvage.list.into_inner(), salvage.report);
+    file.map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    drop(engine);
     if report.findings.is_empty() {
         fs::remove_file(&list)?;
     } else {
@@ -83,13 +71,13 @@ pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report>
     Ok(report)
 }
 
-struct Salvage {
+struct Salvage<'e> {
     list: io::BufWriter<File>,
-    batch: Batch,
+    pieces: Pieces<'e>,
     report: Report,
 }
 
-impl Salvage {
+impl Salvage<'_> {
     fn keep(&mut self, tx: Transaction) -> Result<()> {
         let tx = match &tx.state {
             State::Done { .. } | State::Failed { .. } | State::Parked { .. } => tx,
@@ -120,10 +108,7 @@ impl Salvage {
                 return Ok(());
             }
         };
-        self.batch.put(keys::record(tx.id), record::encode(&tx)?);
-        for (key, value) in keys::index(&tx) {
-            self.batch.put(key, value);
-        }
+        self.pieces.put_record(&tx, record::encode(&tx)?)?;
         let counted = (tx.request.ledger.clone(), tx.status());
         *self.report.counts.entry(counted).or_default() += 1;
         Ok(())
@@ -152,9 +137,10 @@ impl Salvage {
     ) -> Result<()> {
         let line = json!({"id": id, "idempotency_key": key, "why": why, "record": record});
         writeln!(self.list, "{line}")?;
-        self.batch.put(keys::set_aside(id), Vec::new());
+        self.pieces.put((keys::set_aside(id), Vec::new()))?;
         if let Some(key) = key {
-            self.batch.put(keys::idempotency(key), id.as_bytes().to_vec());
+            self.pieces
+                .put((keys::idempotency(key), id.as_bytes().to_vec()))?;
         }
         Ok(())
     }
