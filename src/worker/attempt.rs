@@ -6,6 +6,7 @@
 use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
+use metrics::Counter;
 
 use super::Lane;
 use super::gate::within;
@@ -171,8 +172,7 @@ impl Lane {
                 sends.push(sent);
             }
         }
-        self.parts.metrics.submissions.increment(sends.len() as u64);
-        self.submit(sends, tenure).await
+        self.submit(sends, tenure, &self.parts.metrics.submissions).await
     }
 
     /// The record once it was tried to prepare it.
@@ -294,13 +294,17 @@ impl Lane {
         }
         self.settle(&settled).await?;
         self.store_changes(parked).await?;
-        self.parts.metrics.resends.increment(resends.len() as u64);
-        self.submit(resends, tenure).await
+        self.submit(resends, tenure, &self.parts.metrics.resends).await
     }
 
-    /// Sends stored bytes whose outcomes are already awaited.
-    async fn submit(&self, sends: Vec<Prepared>, tenure: &Tenure) -> Result<(), StoreError> {
-        let results = join_all(sends.iter().map(|sent| self.send(sent, tenure))).await;
+    /// Sends stored bytes whose outcomes are already awaited. `counter` counts those that go out.
+    async fn submit(
+        &self,
+        sends: Vec<Prepared>,
+        tenure: &Tenure,
+        counter: &Counter,
+    ) -> Result<(), StoreError> {
+        let results = join_all(sends.iter().map(|sent| self.send(sent, tenure, counter))).await;
         let mut rejected = Vec::new();
         for (sent, result) in sends.iter().zip(results) {
             match result {
@@ -346,11 +350,12 @@ impl Lane {
             .unwrap_or_else(Outcome::Unavailable)
     }
 
-    async fn send(&self, sent: &Prepared, tenure: &Tenure) -> Result<(), Unsent> {
+    async fn send(&self, sent: &Prepared, tenure: &Tenure, counter: &Counter) -> Result<(), Unsent> {
         self.pace.take(1).await;
         if !tenure.holds() {
             return Err(Unsent::LaneLost);
         }
+        counter.increment(1);
         failpoint::reached("submit-before-send");
         let answer = self.within(self.parts.ledger.submit(sent)).await;
         failpoint::reached("submit-after-reply");

@@ -4,6 +4,7 @@
 //! `just campaign SECONDS SEED TOPOLOGY` runs it for longer, or a failure again.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::blows::{Struck, strike_all};
@@ -28,6 +29,10 @@ const DISK_BYTES: u64 = 4 << 30;
 /// sled is not written to below 8 MiB of free space, and does not survive a write that finds none. A disk that gives no
 /// warning, full between that look and the write, is more than it is promised to stand: docs/RELIABILITY.md.
 const SLED_SPARE: u64 = 6 << 20;
+
+/// Clients wait while so many took no effect yet: an unoptimised build between blows settles less than comes in, and a
+/// long campaign would end with an hour of nothing but working off. Overload has tests of its own.
+const MOST_WAITING: usize = 2_000;
 
 /// A line or a ledger that held up what was sent gives it all out within this.
 const FLUSH_MS: u64 = 1_000;
@@ -103,10 +108,15 @@ async fn campaign(topology: Topology, engine: &'static str) {
     let load = Load::of(Demand::Mixed, 6, Duration::from_millis(50), &site.addresses);
     let observers = Observers::start(3, &load.log(), &site.addresses);
     // Reads the chain as it grows.
-    let chain = site.ledger.chain.clone();
+    let (chain, log, hold) = (site.ledger.chain.clone(), load.log(), load.hold());
     let reader = spawn(async move {
         loop {
-            drop(chain.sent().await);
+            let took_effect = chain.sent().await.iter().filter(|sent| sent.is_valid()).count();
+            let wanted = {
+                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.iter().filter(|one| one.counter.is_some()).count()
+            };
+            hold.send_replace(wanted > took_effect + MOST_WAITING);
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     });

@@ -46,11 +46,15 @@ pub(crate) enum Demand {
 pub(crate) struct Load {
     clients: JoinSet<()>,
     accepted: Log,
+    hold: Hold,
     stop: CancellationToken,
 }
 
 /// What was acknowledged so far, oldest first.
 pub(crate) type Log = Arc<Mutex<Vec<Accepted>>>;
+
+/// Whether clients have to wait.
+pub(crate) type Hold = Arc<watch::Sender<bool>>;
 
 struct Client {
     name: String,
@@ -76,7 +80,7 @@ impl Load {
         addresses: &watch::Sender<Addresses>,
     ) -> Self {
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let (stop, accepted) = (CancellationToken::new(), Log::default());
+        let (stop, accepted, hold) = (CancellationToken::new(), Log::default(), Hold::default());
         let mut set = JoinSet::new();
         for number in 0..clients {
             let mut client = Client {
@@ -87,7 +91,7 @@ impl Load {
                 random: StdRng::seed_from_u64(run * 1_000 + number),
                 turn: usize::try_from(number).expect("small"),
             };
-            let (stop, log) = (stop.clone(), Arc::clone(&accepted));
+            let (stop, log, mut held) = (stop.clone(), Arc::clone(&accepted), hold.subscribe());
             set.spawn(async move {
                 let mut count = 0;
                 while !stop.is_cancelled() {
@@ -95,14 +99,25 @@ impl Load {
                     log.lock().unwrap_or_else(PoisonError::into_inner).push(done);
                     count += 1;
                     tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        // The run ends with whoever holds them.
+                        _ = held.wait_for(|held| !held) => {}
+                    }
                 }
             });
         }
         Self {
             clients: set,
             accepted,
+            hold,
             stop,
         }
+    }
+
+    /// Set to `true`, it lets no client begin anything new.
+    pub(crate) fn hold(&self) -> Hold {
+        Arc::clone(&self.hold)
     }
 
     /// What is acknowledged so far, and will be.
