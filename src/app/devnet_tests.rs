@@ -201,7 +201,7 @@ async fn what_was_decided_while_nobody_listened_is_told_from_the_checkpoint_on()
 async fn found(ledger: &FabricLedger, prepared: &crate::domain::Prepared) -> Outcome {
     loop {
         match ledger.lookup(&prepared.tx_id).await {
-            Outcome::Unknown(_) => {}
+            Outcome::Absent(_) | Outcome::Unknown(_) => {}
             outcome => return outcome,
         }
     }

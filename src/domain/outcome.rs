@@ -129,7 +129,8 @@ impl fmt::Display for Cause {
 
 /// What became of a submission.
 ///
-/// Confusing `Unavailable` with `Unknown` pays twice, so a backend that is not certain says `Unknown`.
+/// Confusing `Unavailable` with `Unknown` pays twice, and so does taking `Unknown` for `Absent`, so a backend that is not
+/// certain says `Unknown`.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// It took effect.
@@ -141,6 +142,9 @@ pub enum Outcome {
     Rejected(Cause),
     /// This call certainly sent nothing (and learned nothing).
     Unavailable(Cause),
-    /// It may or may not take effect: a timeout, a lost reply, an identifier the ledger has not seen.
+    /// Whoever was asked has all that anybody is known to have, and does not have it. Unless it is still on its way, it
+    /// will not take effect.
+    Absent(Cause),
+    /// It may or may not take effect: a timeout, a lost reply, nobody who could tell.
     Unknown(Cause),
 }

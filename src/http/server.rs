@@ -53,8 +53,10 @@ pub async fn serve(
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         #[cfg(feature = "failpoints")]
-        let stream = tokio_util::io::InspectWriter::new(stream, |_| {
-            crate::failpoint::reached("accept-after-reply");
+        let stream = tokio_util::io::InspectWriter::new(stream, |written: &[u8]| {
+            if written.starts_with(b"HTTP/1.1 202") {
+                crate::failpoint::reached("accept-after-reply");
+            }
         });
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));

@@ -115,7 +115,7 @@ async fn preparing_has_no_effect(ledger: &dyn LedgerBackend, calls: &Calls) {
     let one = prepare(ledger, &(calls.add)("prepared", 1)).await;
     let two = prepare(ledger, &(calls.add)("prepared", 1)).await;
     assert_ne!(one.tx_id, two.tx_id, "every preparation has its own identifier");
-    assert!(matches!(ledger.lookup(&one.tx_id).await, Outcome::Unknown(_)));
+    assert!(matches!(ledger.lookup(&one.tx_id).await, Outcome::Absent(_)));
     assert_eq!(number(ledger, calls, "prepared").await, before);
 }
 
@@ -123,6 +123,7 @@ async fn a_submission_is_told_looked_up_and_seen(ledger: &dyn LedgerBackend, cal
     let before = number(ledger, calls, "told").await;
     let mut stream = listen(ledger).await;
     let sent = prepare(ledger, &(calls.add)("told", 5)).await;
+    ledger.ready().await.expect("may be sent");
     ledger.submit(&sent).await.expect("taken");
     let told = outcomes_of(&mut stream, &[&sent.tx_id]).await;
     let Outcome::Committed(told) = &told[&sent.tx_id] else {
@@ -276,7 +277,7 @@ async fn a_stream_goes_on_where_its_reader_stopped(ledger: &dyn LedgerBackend, c
         let sent = prepare(ledger, &(calls.add)(name, 1)).await;
         ledger.submit(&sent).await.expect("taken");
         let known = async {
-            while matches!(ledger.lookup(&sent.tx_id).await, Outcome::Unknown(_)) {
+            while !matches!(ledger.lookup(&sent.tx_id).await, Outcome::Committed(_)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -302,7 +303,7 @@ async fn a_stream_goes_on_where_its_reader_stopped(ledger: &dyn LedgerBackend, c
 
 async fn nonsense_is_refused(ledger: &dyn LedgerBackend, calls: &Calls) {
     let never = LedgerTxId("f".repeat(64));
-    assert!(matches!(ledger.lookup(&never).await, Outcome::Unknown(_)));
+    assert!(matches!(ledger.lookup(&never).await, Outcome::Absent(_)));
 
     let refused = (calls.refused)();
     let error = ledger.prepare(fresh(), &refused).await.expect_err("refused");

@@ -133,6 +133,13 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// wrong with the request.
     async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError>;
 
+    /// Waits until a submission could leave at once: connected, for one. What is to leave at a certain moment must not
+    /// wait for that afterwards.
+    ///
+    /// # Errors
+    /// Why nothing can be sent.
+    async fn ready(&self) -> Result<(), Cause>;
+
     /// Sends prepared bytes. `Ok` means that the ledger took them, not that they took effect: that comes
     /// through [`outcomes`](Self::outcomes) or [`lookup`](Self::lookup).
     ///
@@ -150,7 +157,9 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// set up anew) means from now on.
     fn outcomes(&self, from: Option<Checkpoint>) -> Outcomes;
 
-    /// What became of one submission. [`Outcome::Unknown`] if the ledger has no final word on it (yet).
+    /// What became of one submission. [`Outcome::Absent`] if the ledger does not have it, which has to be certain: it is
+    /// what lets a transaction of a restored store fail. [`Outcome::Unknown`] if there is no final word on it yet, or
+    /// nobody who could tell.
     async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome;
 
     /// Runs a read-only call.

@@ -179,32 +179,32 @@ impl Lane {
     async fn prepared(&self, tx: &Transaction) -> Result<Transaction, IllegalTransition> {
         let now = || self.parts.clock.now();
         // Only of a rewound one: others are not claimed past their deadline.
-        let event = if tx.expires_at().is_some_and(|deadline| deadline <= now()) && tx.rewound {
-            Event::Expired
-        } else {
-            match self.prepare(tx).await {
-                Ok(sent) => {
-                    let check_at = now().plus(self.parts.settings.check_after);
-                    Event::Prepared { sent, check_at }
-                }
-                Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
-                Err(PrepareError::Conflict(cause)) => {
-                    let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
-                    Event::Disagreed { cause, retry_at }
-                }
-                Err(PrepareError::Postponed(cause)) => self.out_of_reach(tx, cause),
-                Err(PrepareError::Unavailable(cause)) => {
-                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
-                    self.out_of_reach(tx, cause)
-                }
-                Err(PrepareError::AlreadyOnLedger(tx_id)) => return self.found(tx, tx_id).await,
+        let is_late = tx.rewound && tx.expires_at().is_some_and(|deadline| deadline <= now());
+        let event = match self.prepare(tx).await {
+            Err(PrepareError::AlreadyOnLedger(tx_id)) => return self.found(tx, tx_id).await,
+            Err(PrepareError::Postponed(cause)) => self.out_of_reach(tx, cause),
+            Err(PrepareError::Unavailable(cause)) => {
+                self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                self.out_of_reach(tx, cause)
+            }
+            // Whoever endorses, or refuses to, has looked for its identifier and not found it.
+            Ok(_) | Err(PrepareError::Rejected(_) | PrepareError::Conflict(_)) if is_late => Event::Expired,
+            Ok(sent) => {
+                let check_at = now().plus(self.parts.settings.check_after);
+                Event::Prepared { sent, check_at }
+            }
+            Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
+            Err(PrepareError::Conflict(cause)) => {
+                let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
+                Event::Disagreed { cause, retry_at }
             }
         };
         // Those who endorse may lag behind the ledger: it is asked by the identifier before this one fails.
         if tx.rewound && matches!(event, Event::Expired | Event::Rejected { .. }) {
             let tx_id = self.parts.ledger.identify(tx.submission());
             match self.lookup(&tx_id).await {
-                Outcome::Unknown(_) => {}
+                Outcome::Absent(_) => {}
+                Outcome::Unknown(cause) => return tx.apply(self.out_of_reach(tx, cause), now()),
                 Outcome::Unavailable(cause) => {
                     self.gate.ledger_failed(self.parts.name.as_str(), &cause);
                     return tx.apply(self.out_of_reach(tx, cause), now());
@@ -275,11 +275,15 @@ impl Lane {
             };
             match outcome {
                 Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
-                Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
+                Outcome::Absent(_) if self.parts.ledger.deduplicates() => {
                     self.in_flight.expect(tx, slot, self.parts.settings.check_after);
                     resends.push(sent);
                 }
-                Outcome::Unknown(cause) => {
+                // Asked again when the next check falls due, unless its outcome is told before.
+                Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
+                    self.in_flight.expect(tx, slot, self.parts.settings.check_after);
+                }
+                Outcome::Absent(cause) | Outcome::Unknown(cause) => {
                     let first_sent = tx.history.last().and_then(|attempt| attempt.sent_at);
                     if first_sent.is_none_or(|at| now.since(at) >= PARK_AFTER)
                         && let Some(new) = self.legal(tx.apply(Event::Unresolvable { cause }, now))
@@ -351,6 +355,8 @@ impl Lane {
     }
 
     async fn send(&self, sent: &Prepared, tenure: &Tenure, counter: &Counter) -> Result<(), Unsent> {
+        let ready = self.within(self.parts.ledger.ready()).await.flatten();
+        ready.map_err(|cause| Unsent::Refused(SubmitError::Unavailable(cause)))?;
         self.pace.take(1).await;
         if !tenure.holds() {
             return Err(Unsent::LaneLost);

@@ -25,7 +25,7 @@ mod settle;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,13 +40,14 @@ use crate::config::WorkerSettings;
 use crate::domain::{Cause, LedgerName, RetryPolicy, TransactionId};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
-#[cfg(doc)]
-use crate::queue::Tenure;
-use crate::queue::{Consumer, Delivery, QueueError, WorkQueue};
+use crate::queue::{Consumer, Delivery, QueueError, Tenure, WorkQueue};
 use crate::store::TransactionStore;
 use crate::telemetry::metrics::LaneMetrics;
 
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Whoever is given nothing for so long may be standing by for another worker.
+const STANDBY: Duration = Duration::from_millis(500);
 
 /// Everything a lane works with.
 pub struct LaneParts {
@@ -191,33 +192,26 @@ impl Lane {
         let consumer = intake.consumer.insert(parts.queue.consume(&parts.name).await?);
         let carried = &mut intake.carried;
         let tenure = consumer.tenure();
-        // Another worker may have used the limit up to this moment (I6).
-        self.limiter.empty();
-        self.pace.empty();
         if std::mem::take(&mut intake.waits) {
             tracing::info!(ledger = %parts.name, "the lane has its queue again");
         }
-        let patience = parts.settings.lease / 2;
-        let pass = || self.gate.pass(parts.name.as_str(), &*parts.ledger, patience);
-        loop {
-            if !pass().await {
-                return Ok(());
-            }
-            match self.resume(&tenure).await {
-                Ok(subscription) => {
-                    // Whoever settles outlives this loop.
-                    let _settling = subscribe.send(subscription);
-                    break;
-                }
-                Err(error) => self.gate.store_failed(parts.name.as_str(), &error),
-            }
+        if !self.take_charge(&tenure, subscribe).await {
+            return Ok(());
         }
+        let (begun, mut stands_by) = (Instant::now(), true);
         loop {
-            if !pass().await {
+            if !self.pass().await {
                 return Ok(());
             }
             if carried.is_empty() {
                 self.fill(&mut **consumer, carried).await?;
+                // Of several consumers one is given anything: until now that may have been another.
+                if std::mem::take(&mut stands_by)
+                    && begun.elapsed() > STANDBY
+                    && !self.take_charge(&tenure, subscribe).await
+                {
+                    return Ok(());
+                }
             }
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return Ok(());
@@ -232,6 +226,35 @@ impl Lane {
                 .tasks
                 .spawn(Arc::clone(self).work_off(batch, slots, tenure.clone()));
         }
+    }
+
+    /// Begins where the last one to have the lane ended. Answers `false` if ledger or store are out of reach for so long
+    /// that another worker should have a try. Cancel safe.
+    #[must_use]
+    async fn take_charge(&self, tenure: &Tenure, subscribe: &mpsc::UnboundedSender<Subscription>) -> bool {
+        while self.pass().await {
+            match self.resume(tenure).await {
+                Ok(subscription) => {
+                    // Whoever settles outlives the lane's loop.
+                    let _settling = subscribe.send(subscription);
+                    // Another worker may have used the limit up to this moment (I6).
+                    self.limiter.empty();
+                    self.pace.empty();
+                    return true;
+                }
+                Err(error) => self.gate.store_failed(self.parts.name.as_str(), &error),
+            }
+        }
+        false
+    }
+
+    /// Waits until ledger and store are believed to work; `false` if that takes too long.
+    async fn pass(&self) -> bool {
+        let parts = &self.parts;
+        let patience = parts.settings.lease / 2;
+        self.gate
+            .pass(parts.name.as_str(), &*parts.ledger, patience)
+            .await
     }
 
     /// Waits for a batch: what is there, and if the lane is busy anyway, what comes within

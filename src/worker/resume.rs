@@ -1,9 +1,10 @@
 //! Taking up a lane: what it waits for, from where it listens, and how far it has come.
 //!
-//! With each consumer that it gets, after a restart, a takeover or trouble with the queue, a lane reads the
-//! stored checkpoint, adopts what the store says is submitted, and subscribes from that checkpoint. So what
-//! was settled while nobody listened is told again to one who waits for it, and needs no look-up. A check
-//! that is due is put off for a moment, so that the ledger is not asked for what it is about to tell.
+//! With each consumer that it gets, after a restart or trouble with the queue, and once more when that consumer is given
+//! something for the first time after standing by, a lane reads the stored checkpoint, adopts what the store says is
+//! submitted, and subscribes from that checkpoint. So what was settled while nobody listened is told again to one who
+//! waits for it, and needs no look-up. A check that is due is put off for a moment, so that the ledger is not asked for
+//! what it is about to tell.
 //!
 //! The rule: the checkpoint passes a group of outcomes once all are stored that this lane waited for.
 //! - A group that the store does not take is tried again until it does; what comes after it waits.
@@ -41,7 +42,7 @@ pub(super) struct Subscription {
 }
 
 impl Lane {
-    /// Adopts and subscribes. To be called with each new consumer, before anything is sent.
+    /// Adopts and subscribes. To be called before anything is sent.
     pub(super) async fn resume(&self, tenure: &Tenure) -> Result<Subscription, StoreError> {
         let parts = &self.parts;
         let from = parts.store.checkpoint(&parts.name).await?;

@@ -155,7 +155,7 @@ impl Lane {
                 })
             }
             Outcome::Rejected(cause) => Some(Event::Rejected { cause: cause.clone() }),
-            Outcome::Unavailable(_) | Outcome::Unknown(_) => None,
+            Outcome::Unavailable(_) | Outcome::Absent(_) | Outcome::Unknown(_) => None,
         }
     }
 

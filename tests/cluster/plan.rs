@@ -13,10 +13,20 @@ use crate::proxy::Proxy;
 use crate::rabbitmq::Broker;
 use crate::site::{BrokerPart, DatabasePart, Site};
 
-/// What the worker is allowed, over all processes together. Within reach of an unoptimised build on
-/// two busy cores, or the bound would never be tried.
-pub(crate) const RATE: f64 = 200.0;
-pub(crate) const BURST: f64 = 20.0;
+/// What the worker is allowed, over all processes together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    /// Submissions a second.
+    pub(crate) rate: f64,
+    /// At once, after a quiet moment.
+    pub(crate) burst: f64,
+}
+
+/// Within reach of an unoptimised build on two busy cores, or the bound would never be tried.
+const USUAL: Limit = Limit {
+    rate: 200.0,
+    burst: 20.0,
+};
 
 /// Short leases and heartbeats: what takes long in production happens within a test.
 /// All look-ups of a full lane, 50 at once, fit into half a lease, or the worker would call the ledger unavailable.
@@ -40,8 +50,8 @@ private_key = "FOLDER/org1/user.key"
 commit_status_timeout_ms = 300
 stall_after_ms = 2000
 [ledgers.main.worker]
-rate_per_second = 200
-burst = 20
+rate_per_second = RATE
+burst = BURST
 max_in_flight = 128
 lease_seconds = 3
 check_after_ms = 3000
@@ -96,6 +106,7 @@ pub(crate) struct Plan {
     roles: Vec<&'static str>,
     engine: &'static str,
     store_path: String,
+    limit: Limit,
     replaced: Vec<(String, String)>,
     variables: Vec<(String, String)>,
 }
@@ -107,6 +118,7 @@ impl Plan {
             roles: topology.roles().to_vec(),
             engine: "redb",
             store_path: "data".to_owned(),
+            limit: USUAL,
             replaced: Vec::new(),
             variables: Vec::new(),
         }
@@ -127,6 +139,12 @@ impl Plan {
     /// Where an embedded store is.
     pub(crate) fn store_path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.store_path);
+        self
+    }
+
+    /// The worker may do so much.
+    pub(crate) fn limit(mut self, rate: f64, burst: f64) -> Self {
+        self.limit = Limit { rate, burst };
         self
     }
 
@@ -193,6 +211,8 @@ impl Plan {
         let mut config = CONFIG
             .replace("STORE", &store)
             .replace("QUEUE", &queue)
+            .replace("RATE", &self.limit.rate.to_string())
+            .replace("BURST", &self.limit.burst.to_string())
             .replace("LEDGER", &ledger.address().to_string())
             .replace("FOLDER", ledger.folder().to_str().expect("UTF-8"));
         for (line, other) in &self.replaced {
@@ -216,6 +236,7 @@ impl Plan {
         let launches = self.roles.iter().enumerate().map(launch).collect();
         Site {
             topology: self.topology,
+            limit: self.limit,
             nodes: Vec::new(),
             launches,
             addresses: watch::Sender::default(),

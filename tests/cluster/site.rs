@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::ledger::Ledger;
 use crate::node::{LOG, Launch, Node};
-use crate::plan::{Plan, Topology};
+use crate::plan::{Limit, Plan, Topology};
 use crate::postgres::Server;
 use crate::proxy::Proxy;
 use crate::rabbitmq::Broker;
@@ -66,6 +66,8 @@ impl DatabasePart {
 
 pub(crate) struct Site {
     pub(crate) topology: Topology,
+    /// What the worker is allowed.
+    pub(crate) limit: Limit,
     pub(crate) nodes: Vec<Node>,
     /// Of nodes that are yet to be started.
     pub(crate) launches: Vec<Launch>,
@@ -181,13 +183,19 @@ impl Site {
         self.depth(&format!("{}.dead", self.queue()))
     }
 
+    /// What the gateways have said so far.
+    pub(crate) fn log(&self) -> String {
+        let log = std::fs::read(self.folder.path().join(LOG)).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     fn depth(&self, queue: &str) -> u64 {
         let broker = &self.broker_part().server;
         let listed = tokio::task::block_in_place(|| broker.ctl(&["list_queues", "name", "messages"]));
         let depth = listed
             .lines()
             .find_map(|line| line.strip_prefix(queue)?.trim().parse().ok());
-        depth.unwrap_or_default()
+        depth.unwrap_or_else(|| panic!("the broker lists no queue {queue}: {listed}"))
     }
 
     /// Puts messages into the ledger's queue, as whoever has the broker's password may.
@@ -218,7 +226,7 @@ impl Drop for Site {
     /// A test that failed shows what the gateways had to say.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+            let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }

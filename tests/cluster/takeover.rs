@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::load::Load;
 use crate::oracle::judge;
+use crate::plan::{Plan, Topology};
 use crate::site::Site;
 use crate::support::{eventually, http};
 
@@ -62,6 +63,25 @@ async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
     }
     let accepted = load.finish().await;
     judge(site, accepted).await;
+}
+
+/// Two workers have a bucket each; together they may do what one may.
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_a_takeover_brings_no_burst_of_its_own() {
+    let plan = Plan::new(Topology::Cluster).roles(&["api", "worker", "worker"]);
+    let mut site = plan.limit(50.0, 200.0).start().await;
+    // More than it may do, so that no bucket fills.
+    let load = Load::start(4, Duration::from_millis(50), &site.addresses);
+    for _ in 0..3 {
+        let active = site.active_worker().await;
+        site.work_goes_on(100).await;
+        site.nodes[active].kill().await;
+        site.work_goes_on(100).await;
+        site.start(active).await;
+    }
+    let accepted = load.finish().await;
+    let above = judge(site, accepted).await.above_rate;
+    assert!(above < 100.0, "{above:.0} above the rate: a bucket that was full");
 }
 
 #[tokio::test(flavor = "multi_thread")]

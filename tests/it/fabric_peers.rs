@@ -45,6 +45,7 @@ impl Network {
             .collect();
         settings.endorse_timeout = Duration::from_millis(500);
         settings.submit_timeout = Duration::from_millis(500);
+        settings.commit_status_timeout = Duration::from_millis(500);
         settings.stall_after = Duration::from_secs(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let ledger = FabricLedger::open(settings, Arc::new(SystemClock), &tasks, stop).expect("opens");
@@ -143,6 +144,31 @@ async fn a_peer_that_hangs_costs_one_timeout() {
         "{hung:?}"
     );
     network.prepare().await.expect("the other one answers");
+    network.devnet.stop().await;
+}
+
+/// What a peer does not tell may be on the ledger all the same; that it tells nothing at all is no reason to send again.
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_silence_of_a_peer_is_not_taken_for_absence() {
+    let network = Network::start().await;
+    let mut stream = network.ledger.outcomes(None);
+    let known = network.submit().await;
+    are_told(&mut stream, &[&known]).await;
+    let never = network.prepare().await.expect("endorsed").tx_id;
+    let lookup = async |id| network.ledger.lookup(id).await;
+    assert!(matches!(lookup(&never).await, Outcome::Absent(_)));
+    network.lines[0].set(Fault::Stall);
+    for id in [&known, &never] {
+        network.lines[1].set(Fault::Stall);
+        assert!(matches!(lookup(id).await, Outcome::Unknown(_)), "nobody answered");
+        network.lines[1].set(Fault::None);
+    }
+    // The other one is asked in its turn.
+    let asked = async {
+        while !matches!(lookup(&known).await, Outcome::Committed(_)) {}
+        while !matches!(lookup(&never).await, Outcome::Absent(_)) {}
+    };
+    tokio::time::timeout(DEADLINE, asked).await.expect("in time");
     network.devnet.stop().await;
 }
 

@@ -17,6 +17,7 @@ use sluicegate::kv::EngineKind;
 use sluicegate::ledger::LedgerBackend;
 use sluicegate::store::embedded::{self, BackupSource, DataFolder, Identities};
 
+use crate::support::eventually;
 use crate::support::scripted::{Act, Scripted};
 use crate::worker::{Lab, settings};
 
@@ -195,6 +196,34 @@ async fn a_restored_one_past_its_deadline_expires_if_the_ledger_does_not_have_it
     assert_eq!(failure.code, FailureCode::Expired);
     assert!(ledger.lookups.load(Ordering::SeqCst) > 0, "the ledger was asked");
     assert!(ledger.sends().is_empty());
+}
+
+/// Nobody answers for a while, which says nothing.
+#[tokio::test]
+async fn i2_silence_does_not_fail_what_took_effect() {
+    let ledger = Scripted::new(&[], true);
+    ledger.down.store(true, Ordering::SeqCst);
+    let lab = Lab::start(&ledger, settings()).await;
+    let id = accept_for_a_second(&lab).await;
+    let folder = lab.stop().await;
+    let new = restored(&ledger, folder.path(), Identities::MustMatch);
+    ledger.down.store(false, Ordering::SeqCst);
+    let lab = Lab::reopen(&ledger, settings(), folder, Arc::new(SystemClock)).await;
+    lab.settled(id).await;
+    lab.stop().await;
+    ledger.silent.store(true, Ordering::SeqCst);
+    let lab = Lab::reopen(&ledger, settings(), new, Arc::new(TwoSecondsAhead)).await;
+    eventually("it was looked up in vain", async || {
+        (ledger.lookups.load(Ordering::SeqCst) > 3).then_some(())
+    })
+    .await;
+    let tx = lab.gateway.get(id).await.expect("reads").expect("is there");
+    assert!(!tx.is_settled(), "{:?}", tx.state);
+    ledger.silent.store(false, Ordering::SeqCst);
+    let tx = lab.settled(id).await;
+    assert!(matches!(tx.state, State::Done { .. }), "{:?}", tx.state);
+    assert_eq!(ledger.effects(), 1);
+    lab.stop().await;
 }
 
 /// Those who endorse are behind, and the contract refuses what took effect long ago.

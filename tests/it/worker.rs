@@ -316,13 +316,21 @@ async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
     for id in ids {
         lab.settled(id).await;
     }
+    assert!(
+        the_rate_was_kept(&ledger, 200.0, 10.0) > 100,
+        "there were retries and resends"
+    );
+    lab.stop().await;
+}
+
+/// In every stretch of time. Answers how many were sent.
+fn the_rate_was_kept(ledger: &Scripted, rate: f64, burst: f64) -> usize {
     let moments: Vec<Instant> = ledger.sent.lock().unwrap().iter().map(|(_, at)| *at).collect();
-    assert!(moments.len() > 100, "there were retries and resends");
     // A send may be held up between its permit and the moment that the ledger notes.
     let slack = 3.0;
     for (first, start) in moments.iter().enumerate() {
         for (last, end) in moments.iter().enumerate().skip(first) {
-            let allowed = 200.0 * (*end - *start).as_secs_f64() + 10.0 + slack;
+            let allowed = rate * (*end - *start).as_secs_f64() + burst + slack;
             let sent = (last - first + 1) as f64;
             assert!(
                 sent <= allowed,
@@ -331,6 +339,26 @@ async fn i6_submissions_keep_to_the_rate_retries_and_resends_included() {
             );
         }
     }
+    moments.len()
+}
+
+#[tokio::test]
+async fn i6_what_waited_for_a_connection_does_not_go_out_all_at_once() {
+    let ledger = Scripted::new(&[], true);
+    let mut limited = settings();
+    let worker = &mut limited.ledgers.get_mut("main").expect("main").worker;
+    (worker.rate_per_second, worker.burst) = (100.0, NonZeroU32::new(5).expect("not zero"));
+    worker.lease = Duration::from_secs(10);
+    *ledger.connected_at.lock().unwrap() = Instant::now() + Duration::from_millis(1_500);
+    let lab = Lab::start(&ledger, limited).await;
+    let mut ids = Vec::new();
+    for _ in 0..150 {
+        ids.push(lab.accept("Pay").await);
+    }
+    for id in ids {
+        lab.settled(id).await;
+    }
+    assert!(the_rate_was_kept(&ledger, 100.0, 5.0) >= 150);
     lab.stop().await;
 }
 

@@ -209,7 +209,9 @@ pub(crate) fn commit_status(bytes: &[u8]) {
             );
         }
         Some(Outcome::Rejected(cause)) => assert!(!valid && !cause.code.is_empty()),
-        Some(outcome @ (Outcome::Unavailable(_) | Outcome::Unknown(_))) => panic!("no verdict: {outcome:?}"),
+        Some(outcome @ (Outcome::Unavailable(_) | Outcome::Absent(_) | Outcome::Unknown(_))) => {
+            panic!("no verdict: {outcome:?}")
+        }
         None => assert!([9, 254].contains(&answer.result)),
     }
 }

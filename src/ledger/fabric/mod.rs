@@ -140,12 +140,15 @@ impl FabricLedger {
     /// Whether a chaincode that a peer knows nothing of does not exist: it has been so for long, and that peer has all
     /// the blocks that were ever seen.
     async fn is_absent(&self, chaincode: &str, peer: Option<usize>) -> bool {
+        self.absent.for_long(chaincode, Instant::now()) && self.has_all_blocks(peer).await
+    }
+
+    /// Whether a peer has all blocks that were ever seen, and tells so at once.
+    async fn has_all_blocks(&self, peer: Option<usize>) -> bool {
         let seen = self.link.reached.load(Ordering::Relaxed);
-        self.absent.for_long(chaincode, Instant::now())
-            && self
-                .newest_block_of(peer)
-                .await
-                .is_some_and(|newest| newest >= seen)
+        self.newest_block_of(peer)
+            .await
+            .is_some_and(|newest| newest >= seen)
     }
 
     /// The newest block of one peer, if it tells it at once.
@@ -276,6 +279,10 @@ impl LedgerBackend for FabricLedger {
         })
     }
 
+    async fn ready(&self) -> Result<(), Cause> {
+        self.link.peers.line(Purpose::Submitting).await.map(drop)
+    }
+
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
         let damaged = |words: String| SubmitError::Rejected(Cause::new("BAD_ENVELOPE", words));
         let bytes = STANDARD
@@ -329,17 +336,28 @@ impl LedgerBackend for FabricLedger {
             .call(Step::CommitStatus, message, async |channel, request| {
                 GatewayClient::new(channel).commit_status(request).await
             });
-        match asked.await.map_err(|failed| failed.failure) {
-            Ok(answer) => verdict(answer.result, tx_id, answer.block_number).unwrap_or_else(|| {
-                Outcome::Unknown(Cause::new("NOT_VALIDATED", "the peer has no final word yet"))
-            }),
-            Err(
-                Failure::Rejected(cause)
-                | Failure::Conflict(cause)
-                | Failure::Known(cause)
-                | Failure::Unknown(cause),
-            ) => Outcome::Unknown(cause),
-            Err(Failure::Postponed(cause) | Failure::Unavailable(cause)) => Outcome::Unavailable(cause),
+        let Failed { failure, peer } = match asked.await {
+            Ok(answer) => {
+                return verdict(answer.result, tx_id, answer.block_number).unwrap_or_else(|| {
+                    Outcome::Unknown(Cause::new("NOT_VALIDATED", "the peer has no final word yet"))
+                });
+            }
+            Err(failed) => failed,
+        };
+        match failure {
+            // A peer says nothing of what it does not know, so its silence counts if it answers otherwise.
+            Failure::Unknown(cause) if self.has_all_blocks(peer).await => Outcome::Absent(cause),
+            Failure::Unknown(cause) => {
+                // Another one may know more.
+                if let Some(peer) = peer {
+                    self.link.peers.pass_over(Purpose::Submitting, peer);
+                }
+                Outcome::Unknown(cause)
+            }
+            Failure::Rejected(cause) | Failure::Conflict(cause) | Failure::Known(cause) => {
+                Outcome::Unknown(cause)
+            }
+            Failure::Postponed(cause) | Failure::Unavailable(cause) => Outcome::Unavailable(cause),
         }
     }
 

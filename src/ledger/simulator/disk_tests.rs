@@ -116,7 +116,7 @@ async fn a_refused_block_is_kept_until_the_disk_takes_it() {
         assert_eq!(running.ledger.height(), 0);
         assert!(matches!(
             running.ledger.lookup(&sent.tx_id).await,
-            Outcome::Unknown(_)
+            Outcome::Absent(_)
         ));
         assert!(futures_util::poll!(stream.next()).is_pending());
         let cause = running.ledger.probe().await.expect_err("trouble");
@@ -153,7 +153,7 @@ async fn a_shutdown_does_not_wait_for_a_broken_disk() {
     let running = start(engine, 1);
     assert!(matches!(
         running.ledger.lookup(&sent.tx_id).await,
-        Outcome::Unknown(_)
+        Outcome::Absent(_)
     ));
     let told = running.settle(&[&sent]).await.remove(0);
     assert!(matches!(told, Outcome::Committed(_)), "{told:?}");

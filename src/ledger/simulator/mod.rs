@@ -152,6 +152,10 @@ impl LedgerBackend for SimulatorLedger {
         })
     }
 
+    async fn ready(&self) -> Result<(), Cause> {
+        Ok(())
+    }
+
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
         let rejected = |detail: String| SubmitError::Rejected(Cause::new("BAD_ENVELOPE", detail));
         let bytes = prepared.envelope.clone().into_bytes();
@@ -185,7 +189,8 @@ impl LedgerBackend for SimulatorLedger {
         let told = self.engine.settled(tx_id);
         match told.and_then(|settled| settled.as_ref().map(outcome).transpose()) {
             Ok(Some(outcome)) => outcome,
-            Ok(None) => Outcome::Unknown(Cause::new("NOT_FOUND", "no block holds this transaction")),
+            // What waits for a block ends with this process, and so with whoever sent it.
+            Ok(None) => Outcome::Absent(Cause::new("NOT_FOUND", "no block holds this transaction")),
             Err(error) => Outcome::Unavailable(disk_cause(&error)),
         }
     }

@@ -148,7 +148,7 @@ async fn a_full_block_is_cut_at_once() {
     assert_eq!(running.ledger.height(), 2, "the odd one waits");
     assert!(matches!(
         running.ledger.lookup(&sent[4].tx_id).await,
-        Outcome::Unknown(_)
+        Outcome::Absent(_)
     ));
 }
 

@@ -54,6 +54,10 @@ pub(crate) struct Scripted {
     pub(crate) lookups: AtomicUsize,
     /// Those who endorse know of nothing that is on the ledger.
     pub(crate) lags: AtomicBool,
+    /// Look-ups are not answered.
+    pub(crate) silent: AtomicBool,
+    /// Until when a connection is on its way.
+    pub(crate) connected_at: Mutex<Instant>,
     /// The contract refuses by now.
     pub(crate) refuses: AtomicBool,
     /// Who the gateway is to it.
@@ -96,6 +100,8 @@ impl Scripted {
             resumes: false,
             default_contract: None,
             lookups: AtomicUsize::new(0),
+            silent: AtomicBool::new(false),
+            connected_at: Mutex::new(Instant::now()),
             lags: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             identity: Mutex::new("tx"),
@@ -161,6 +167,12 @@ impl LedgerBackend for Scripted {
         })
     }
 
+    async fn ready(&self) -> Result<(), Cause> {
+        let at = *self.connected_at.lock().unwrap();
+        tokio::time::sleep_until(at.into()).await;
+        Ok(())
+    }
+
     async fn submit(&self, prepared: &Prepared) -> Result<(), SubmitError> {
         let id = prepared.tx_id.clone();
         self.sent.lock().unwrap().push((id.clone(), Instant::now()));
@@ -214,7 +226,10 @@ impl LedgerBackend for Scripted {
     async fn lookup(&self, id: &LedgerTxId) -> Outcome {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let known = self.verdicts.lock().unwrap().get(id).cloned();
-        known.unwrap_or(Outcome::Unknown(cause("NOT_FOUND")))
+        if self.silent.load(Ordering::SeqCst) {
+            return Outcome::Unknown(cause("TIMEOUT"));
+        }
+        known.unwrap_or(Outcome::Absent(cause("NOT_FOUND")))
     }
 
     /// Answers which contract was meant.
