@@ -17,6 +17,7 @@ test *FILTER:
 # Everything that can go wrong at once, for so many seconds, then the oracle; the seed gives the schedule.
 # TOPOLOGY is embedded, broker or cluster; all of them, one after the other, if it is left out.
 campaign SECONDS SEED TOPOLOGY="":
+    @case "{{TOPOLOGY}}" in ""|embedded|broker|cluster) ;; *) echo "no topology {{TOPOLOGY}}"; exit 1;; esac
     SLUICEGATE_CAMPAIGN_SECONDS={{SECONDS}} SLUICEGATE_CAMPAIGN_SEED={{SEED}} \
         cargo test --locked --features failpoints --test cluster -- --nocapture --test-threads 1 campaign::{{TOPOLOGY}}
 

@@ -130,6 +130,8 @@ fn unknown(blow: &Blow) -> ! {
 }
 
 async fn on_gateway(node: &mut Node, number: usize, addresses: &watch::Sender<Addresses>, blow: &Blow) {
+    let ended = node.has_ended();
+    assert!(ended.is_none(), "gateway {number} ended by itself: {ended:?}");
     match blow.how {
         How::Freeze => {
             node.signal("STOP").await;
@@ -158,7 +160,9 @@ async fn on_ledger(ledger: &mut Ledger, blow: &Blow) {
         }
         How::CrashAt(point) => {
             ledger.tell("PUT", "/crash", &json!(point)).await;
-            ledger.crashed(CRASH_PATIENCE).await;
+            if !ledger.crashed(CRASH_PATIENCE).await {
+                eprintln!("{blow}: nobody got there, so it was killed");
+            }
             ledger.start_again().await;
         }
         How::Freeze => {

@@ -125,12 +125,15 @@ impl Ledger {
         self.devnet.take().expect("it runs").kill().await;
     }
 
-    /// Waits until it has ended at the point where it was told to; kills it if it does not get there.
-    pub(crate) async fn crashed(&mut self, patience: Duration) {
+    /// Waits until it has ended at the point where it was told to; kills it if it does not get there. Answers whether
+    /// it did.
+    pub(crate) async fn crashed(&mut self, patience: Duration) -> bool {
         let mut devnet = self.devnet.take().expect("it runs");
-        if tokio::time::timeout(patience, devnet.wait()).await.is_err() {
+        let crashed = tokio::time::timeout(patience, devnet.wait()).await.is_ok();
+        if !crashed {
             devnet.kill().await;
         }
+        crashed
     }
 
     /// Whether it has ended at the point where it was told to.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use sluicegate::clock::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +27,22 @@ pub(crate) struct Accepted {
     pub(crate) id: String,
     /// What it adds 1 to; `None` if the ledger has to refuse it.
     pub(crate) counter: Option<String>,
+    /// When the acknowledgement came, in ms since 1970.
+    pub(crate) at: u64,
     /// How long the successful try took.
     pub(crate) took: Duration,
     /// How many tries it needed.
     pub(crate) tries: usize,
+    /// How many of them were answered 503.
+    pub(crate) refused: usize,
+}
+
+impl Accepted {
+    /// When the gateway says that it was accepted, in ms since 1970: it is in the id.
+    pub(crate) fn dated(&self) -> u64 {
+        let digits: String = self.id.chars().filter(|digit| *digit != '-').take(12).collect();
+        u64::from_str_radix(&digits, 16).expect("a UUID of version 7")
+    }
 }
 
 /// What clients ask for.
@@ -64,6 +77,8 @@ struct Client {
     random: StdRng,
     /// Whose turn it is.
     turn: usize,
+    /// Answers 503 since the last acknowledgement.
+    refused: usize,
 }
 
 impl Load {
@@ -90,6 +105,7 @@ impl Load {
                 addresses: addresses.subscribe(),
                 random: StdRng::seed_from_u64(run * 1_000 + number),
                 turn: usize::try_from(number).expect("small"),
+                refused: 0,
             };
             let (stop, log, mut held) = (stop.clone(), Arc::clone(&accepted), hold.subscribe());
             set.spawn(async move {
@@ -177,8 +193,10 @@ impl Client {
         Accepted {
             id,
             counter,
+            at: SystemClock.now().as_millis(),
             took,
             tries,
+            refused: std::mem::take(&mut self.refused),
         }
     }
 
@@ -197,6 +215,7 @@ impl Client {
         let record: Value = answer.json().await.ok()?;
         if status == 503 {
             assert!(waits, "a 503 says when to come again");
+            self.refused += 1;
             return None;
         }
         assert!(status.is_success(), "{status}: {record}");

@@ -1,18 +1,19 @@
 //! Gateways as an operator runs them, real processes on a real broker and a real database, and everything that
-//! may go wrong between them. The ledger is a Fabric network, a devnet, which is a
-//! process as well.
+//! may go wrong between them. The ledger is a Fabric network, a devnet, which is a process
+//! as well.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test that cannot go on has failed; helpers are no different"
 )]
 
+#[cfg(feature = "failpoints")]
+mod agenda;
 #[path = "../support/basics.rs"]
 mod basics;
 mod blows;
 mod campaign;
 mod clocks;
-
 mod compose;
 #[path = "../support/disk.rs"]
 mod disk;

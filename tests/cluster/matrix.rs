@@ -1,21 +1,22 @@
 //! The crash matrix: in each topology, with clients at work, the gateway dies at every gap that `failpoint::ALL` lists
-//! and exists there, and is started again with the next one armed. A gap that nobody gets to fails the test. In the
-//! end the oracle judges what the clients were told, the store and the ledger's chain.
+//! and exists there. It is started again as in production, and what was acknowledged before its death has to settle; then
+//! it is killed and started with the next gap armed. A gap that nobody gets to fails the test. In the end the oracle judges
+//! what the clients were told, the store and the ledger's chain.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::json;
-use sluicegate::failpoint;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agenda::{ACCEPT, Agenda, Blow, ENGINE, RETENTION, Scene};
 use crate::clocks;
-use crate::load::{Accepted, Demand, Load};
+use crate::load::{Accepted, Demand, Load, Log};
 use crate::observers::Observers;
 use crate::oracle::{Evidence, judge_by, listed, the_backlog_drains};
 use crate::plan::{Plan, Topology};
@@ -27,139 +28,13 @@ use crate::support::{eventually, http, spawn};
 /// Longer than any gap is away from the one before it.
 const PATIENCE: Duration = Duration::from_secs(45);
 
+/// Everything that was acknowledged before a death is settled so long after it: a lease, a check, a conflict or two.
+const SETTLING: Duration = Duration::from_secs(20);
+
 /// What is to be deleted is given so long to gather, and a start to show that it was in vain.
 const GATHERING: Duration = Duration::from_secs(3);
 
 const SIGKILL: i32 = 9;
-
-/// What it takes for a gap to be reached, besides clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scene {
-    Usual,
-    /// The gap is at the start of a lane, and only if something was submitted at that moment: else it is started again.
-    AtStart,
-    /// Nothing can be sent, so deadlines pass.
-    LedgerAway,
-    /// What waits in the queue is lost.
-    QueueDeleted,
-    /// An operator stops the process once it submits.
-    Stopped,
-    /// The devnet dies as well, at this point of its own.
-    LedgerDies(&'static str),
-}
-
-/// A gap to die in, after so many harmless passes.
-#[derive(Debug, Clone, Copy)]
-struct Blow(&'static str, u32, Scene);
-
-const ACCEPT: [Blow; 6] = [
-    Blow("accept-before-store", 5, Scene::Usual),
-    Blow("store-before-commit", 3, Scene::Usual),
-    Blow("store-after-commit", 8, Scene::Usual),
-    Blow("store-before-commit", 20, Scene::Usual),
-    Blow("accept-before-reply", 5, Scene::Usual),
-    Blow("accept-after-reply", 20, Scene::Usual),
-];
-
-const RELAY: [Blow; 6] = [
-    Blow("announce-before-publish", 3, Scene::Usual),
-    Blow("announce-before-confirm", 3, Scene::Usual),
-    Blow("announce-before-note", 3, Scene::Usual),
-    Blow("announce-after-note", 3, Scene::Usual),
-    Blow("lost-before-put-back", 0, Scene::QueueDeleted),
-    Blow("lost-after-put-back", 0, Scene::QueueDeleted),
-];
-
-const DEADLINES: [Blow; 2] = [
-    Blow("expire-before-store", 0, Scene::LedgerAway),
-    Blow("expire-after-store", 0, Scene::LedgerAway),
-];
-
-const CONSUMER: [Blow; 3] = [
-    Blow("queue-after-declare", 0, Scene::Usual),
-    Blow("ack-before-told", 5, Scene::Usual),
-    Blow("ack-after-told", 5, Scene::Usual),
-];
-
-/// What is stored and not sent when a process dies is what the next one adopts and checks.
-const LANE: [Blow; 20] = [
-    Blow("claim-before-store", 5, Scene::Usual),
-    Blow("claim-before-ack", 5, Scene::Usual),
-    Blow("prepare-before-call", 10, Scene::Usual),
-    Blow("prepare-before-store", 5, Scene::Usual),
-    Blow("store-after-commit", 15, Scene::Usual),
-    Blow("submit-after-reply", 10, Scene::Usual),
-    Blow("outcome-before-store", 5, Scene::Usual),
-    Blow("outcome-before-told", 10, Scene::Usual),
-    Blow("retry-before-told", 2, Scene::Usual),
-    Blow("checkpoint-before-store", 1, Scene::Usual),
-    Blow("checkpoint-after-store", 1, Scene::Usual),
-    Blow("submit-before-send", 3, Scene::Usual),
-    Blow("check-before-lookup", 0, Scene::Usual),
-    Blow("submit-before-send", 10, Scene::Usual),
-    Blow("check-after-lookup", 0, Scene::Usual),
-    Blow("submit-before-send", 5, Scene::Usual),
-    Blow("adopt-before-store", 0, Scene::AtStart),
-    Blow("adopt-after-store", 0, Scene::AtStart),
-    Blow("stop-before-drain", 0, Scene::Stopped),
-    Blow("stop-after-drain", 0, Scene::Stopped),
-];
-
-const ENGINE: [Blow; 2] = [
-    Blow("store-before-sync", 4, Scene::Usual),
-    Blow("store-before-sync", 15, Scene::Usual),
-];
-
-/// Gateway and ledger die of the same transaction.
-const BOTH: [Blow; 4] = [
-    Blow("submit-after-reply", 0, Scene::LedgerDies("before-order")),
-    Blow("submit-after-reply", 0, Scene::LedgerDies("before-submit-reply")),
-    Blow(
-        "submit-after-reply",
-        0,
-        Scene::LedgerDies("after-order-before-block"),
-    ),
-    Blow(
-        "outcome-before-store",
-        0,
-        Scene::LedgerDies("after-block-before-reply"),
-    ),
-];
-
-const RETENTION: [Blow; 2] = [
-    Blow("prune-before-store", 0, Scene::Usual),
-    Blow("prune-after-store", 0, Scene::Usual),
-];
-
-/// What processes have to go through, each taking the next when it has died.
-struct Agenda {
-    nodes: Range<usize>,
-    blows: VecDeque<Blow>,
-}
-
-impl Agenda {
-    fn new(nodes: Range<usize>, blows: &[&[Blow]]) -> Self {
-        Self {
-            nodes,
-            blows: blows.concat().into(),
-        }
-    }
-
-    /// Of several workers one is active; when it dies, the other takes over and gets to the gap it has armed.
-    fn of(topology: Topology) -> Vec<Self> {
-        match topology {
-            Topology::Embedded => vec![Self::new(0..1, &[&ENGINE, &ACCEPT, &LANE, &DEADLINES, &BOTH])],
-            Topology::Broker => vec![Self::new(
-                0..1,
-                &[&ENGINE, &ACCEPT, &RELAY, &CONSUMER, &LANE, &DEADLINES, &BOTH],
-            )],
-            Topology::Cluster => vec![
-                Self::new(0..1, &[&ACCEPT, &RELAY, &DEADLINES]),
-                Self::new(1..3, &[&CONSUMER, &LANE]),
-            ],
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_gateway_on_redb_dies_at_every_gap() {
@@ -183,25 +58,6 @@ async fn a_cluster_dies_at_every_gap() {
     matrix(plan, Agenda::of(Topology::Cluster)).await;
 }
 
-#[test]
-fn the_matrix_has_every_gap_that_a_topology_has() {
-    let all: BTreeSet<_> = failpoint::ALL.iter().map(|(gap, _)| *gap).collect();
-    // Only a broker can lose messages or be told; only an embedded engine is in the process.
-    let of_a_broker = ["announce-", "lost-", "queue-", "ack-"];
-    for topology in Topology::ALL {
-        let agendas = Agenda::of(topology);
-        let blows = agendas.iter().flat_map(|agenda| &agenda.blows).chain(&RETENTION);
-        let covered: BTreeSet<_> = blows.map(|Blow(gap, ..)| *gap).collect();
-        let exists = |gap: &&str| match topology {
-            Topology::Embedded => !of_a_broker.iter().any(|begin| gap.starts_with(begin)),
-            Topology::Broker => true,
-            Topology::Cluster => *gap != "store-before-sync",
-        };
-        let expected: BTreeSet<_> = all.iter().copied().filter(|gap| exists(gap)).collect();
-        assert_eq!(covered, expected, "{topology:?}");
-    }
-}
-
 async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     let began = Instant::now();
     let mut site = plan
@@ -214,7 +70,7 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     let observers = Observers::start(1, &load.log(), &site.addresses);
     let stop = CancellationToken::new();
     let hurried = spawn(hurry(site.addresses.subscribe(), stop.clone()));
-    let deaths = die_at_each(&mut site, agendas).await;
+    let deaths = die_at_each(&mut site, agendas, &load.log()).await;
     stop.cancel();
     let hurried = hurried.await.expect("ends");
     let observed = observers.finish().await;
@@ -244,8 +100,9 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
 }
 
 /// Kills and starts until every agenda is done. Answers how many deaths there were.
-async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>) -> usize {
+async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>, log: &Log) -> usize {
     let mut armed: BTreeMap<usize, Armed> = BTreeMap::new();
+    let mut resting: BTreeMap<usize, Rest> = BTreeMap::new();
     for agenda in &mut agendas {
         for number in agenda.nodes.clone() {
             site.nodes[number].kill().await;
@@ -255,9 +112,20 @@ async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>) -> usize {
         }
     }
     let (mut deaths, mut last) = (0, Instant::now());
-    while !armed.is_empty() {
+    while !armed.is_empty() || !resting.is_empty() {
+        let unsettled = unsettled(site).await;
         for agenda in &mut agendas {
             for number in agenda.nodes.clone() {
+                if resting
+                    .get_mut(&number)
+                    .is_some_and(|rest| rest.is_over(&unsettled))
+                {
+                    resting.remove(&number);
+                    site.nodes[number].kill().await;
+                    last = Instant::now();
+                    armed.extend(arm_next(site, number, agenda).await.map(|blow| (number, blow)));
+                    continue;
+                }
                 let Some(status) = site.nodes[number].has_ended() else {
                     continue;
                 };
@@ -270,15 +138,27 @@ async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>) -> usize {
                 (deaths, last) = (deaths + 1, Instant::now());
                 match scene {
                     Scene::LedgerAway | Scene::QueueDeleted => site.ledger.line.set(Fault::None),
-                    Scene::LedgerDies(_) if dead.acted.is_none() => {
-                        site.ledger.crashed(Duration::from_secs(1)).await;
+                    Scene::LedgerDies(at) if dead.acted.is_none() => {
+                        let crashed = site.ledger.crashed(Duration::from_secs(1)).await;
+                        assert!(crashed, "the ledger did not get to {at}");
                         site.ledger.start_again().await;
                     }
                     _ => {}
                 }
-                if let Some(blow) = arm_next(site, number, agenda).await {
-                    armed.insert(number, blow);
+                if matches!(agenda.blows.front(), Some(Blow(_, _, Scene::Inherits))) {
+                    armed.extend(arm_next(site, number, agenda).await.map(|blow| (number, blow)));
+                    continue;
                 }
+                let accepted = log.lock().unwrap_or_else(PoisonError::into_inner);
+                let rest = Rest {
+                    after: gap,
+                    since: Instant::now(),
+                    accepted: accepted.iter().map(|one| one.id.clone()).collect(),
+                };
+                drop(accepted);
+                resting.insert(number, rest);
+                set(site, number, "FAILPOINTS", "");
+                site.start(number).await;
             }
         }
         for (number, armed) in &mut armed {
@@ -289,6 +169,48 @@ async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>) -> usize {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     deaths
+}
+
+/// A node that has died and runs on as in production.
+struct Rest {
+    /// The gap that it died at.
+    after: &'static str,
+    since: Instant,
+    /// What was acknowledged before that, as far as it may be unsettled.
+    accepted: BTreeSet<String>,
+}
+
+impl Rest {
+    /// Whether all is settled; nothing is known without a list.
+    fn is_over(&mut self, unsettled: &Option<BTreeSet<String>>) -> bool {
+        if let Some(unsettled) = unsettled {
+            self.accepted.retain(|id| unsettled.contains(id));
+        }
+        let left = self.accepted.len();
+        assert!(
+            self.since.elapsed() < SETTLING || left == 0,
+            "I3: {left} are not settled {SETTLING:?} after a death at {}",
+            self.after
+        );
+        unsettled.is_some() && left == 0
+    }
+}
+
+/// The ids of what is not settled; nothing if no gateway can tell now.
+async fn unsettled(site: &Site) -> Option<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/v1/transactions?status=pending&limit=500{cursor}");
+        let page = site.api().try_get(&path).await?;
+        for record in page["items"].as_array().expect("items") {
+            ids.insert(record["id"].as_str().expect("an id").to_owned());
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Some(ids),
+        }
+    }
 }
 
 /// A node that is to die.
@@ -356,6 +278,7 @@ async fn act(site: &mut Site, number: usize, armed: &mut Armed) {
             armed.acted = Some(Instant::now());
         }
         Scene::Usual
+        | Scene::Inherits
         | Scene::AtStart
         | Scene::LedgerAway
         | Scene::QueueDeleted
@@ -405,8 +328,10 @@ async fn judge_hurried(site: &Site, hurried: Vec<(String, String)>) -> Vec<Accep
         judged.push(Accepted {
             id,
             counter: is_done.then_some(counter),
+            at: 0,
             took: Duration::ZERO,
             tries: 1,
+            refused: 0,
         });
     }
     judged

@@ -132,6 +132,13 @@ impl Node {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    /// The same; nothing if it cannot answer now.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Value> {
+        let answer = self.http.get(format!("{}{path}", self.address)).send().await;
+        let answer = answer.ok()?.error_for_status().ok()?;
+        answer.json().await.ok()
+    }
+
     /// The value of the first sample of a metric; 0 if there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let answer = self

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ledger::Sent;
 use crate::load::Accepted;
-use crate::plan::{BURST, RATE};
+use crate::plan::Limit;
 
 /// Sends at the gateway and arrivals at the ledger are some scheduling apart.
 const SCHEDULING: Duration = Duration::from_millis(250);
@@ -15,6 +15,11 @@ const SCHEDULING: Duration = Duration::from_millis(250);
 pub(crate) struct Record {
     pub(crate) status: String,
     pub(crate) tx_id: Option<String>,
+    pub(crate) block: Option<u64>,
+    /// What it adds 1 to; `None` if it is no `Add`.
+    pub(crate) counter: Option<String>,
+    /// What the counter came to by it.
+    pub(crate) result: Option<u64>,
 }
 
 pub(crate) type Records = BTreeMap<String, Record>;
@@ -46,6 +51,41 @@ pub(crate) fn every_record_is_settled(accepted: &[Accepted], records: &Records) 
         (status != expected).then(|| format!("{} is {status}, not {expected}", one.id))
     });
     none("I3: not settled as it has to be", &wrong.collect::<Vec<_>>())
+}
+
+/// I1: the record is that of the request.
+pub(crate) fn every_record_is_what_was_asked(accepted: &[Accepted], records: &Records) -> Promise {
+    let others = accepted.iter().filter_map(|one| {
+        let record = records.get(&one.id)?;
+        (record.counter != one.counter).then(|| format!("{} asked for {:?}: {record:?}", one.id, one.counter))
+    });
+    none("I1: not what was asked", &others.collect::<Vec<_>>())
+}
+
+/// I2: of those that took effect on one counter, each was told a value of its own, from 1 up. `some_are_gone` of a store
+/// that went back in time: what endorsers answer is on no ledger.
+pub(crate) fn answers_are_exact(records: &Records, some_are_gone: bool) -> Promise {
+    let mut told: BTreeMap<&String, Vec<Option<u64>>> = BTreeMap::new();
+    for record in records.values().filter(|record| record.status == "done") {
+        if let Some(counter) = &record.counter {
+            told.entry(counter).or_default().push(record.result);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (counter, mut results) in told {
+        let all = results.len() as u64;
+        results.retain(|result| !some_are_gone || result.is_some());
+        results.sort_unstable();
+        let distinct = results.windows(2).all(|pair| pair[0] != pair[1]);
+        if !distinct
+            || results
+                .iter()
+                .any(|result| !(Some(1)..=Some(all)).contains(result))
+        {
+            wrong.push(format!("{counter}: {results:?}"));
+        }
+    }
+    none("I2: answers", &wrong)
 }
 
 /// I5: as many records as acknowledged requests, however often each was sent.
@@ -80,12 +120,13 @@ pub(crate) fn counters_are_exact(expected: &BTreeMap<String, u64>, stand: &BTree
     none("I2: counters", &wrong.collect::<Vec<_>>())
 }
 
-/// I2: each record that is done names a transaction that is valid in the chain, once, and the chain has no other.
+/// I2: each record that is done names a transaction that is valid in the chain, once and in that block, and the chain has
+/// no other.
 pub(crate) fn one_valid_transaction_each(records: &Records, chain: &[Sent]) -> Promise {
-    let mut valid = BTreeSet::new();
+    let mut valid = BTreeMap::new();
     let twice = chain
         .iter()
-        .filter(|sent| sent.is_valid() && !valid.insert(&sent.id));
+        .filter(|sent| sent.is_valid() && valid.insert(&sent.id, sent.block).is_some());
     none(
         "I2: valid twice",
         &twice.map(|sent| sent.id.clone()).collect::<Vec<_>>(),
@@ -93,15 +134,15 @@ pub(crate) fn one_valid_transaction_each(records: &Records, chain: &[Sent]) -> P
     let mut unknown = valid.clone();
     let mut offenders = Vec::new();
     for (id, record) in records {
-        let committed = record.tx_id.as_ref().is_some_and(|tx_id| unknown.remove(tx_id));
-        if committed != (record.status == "done") {
+        let block = record.tx_id.as_ref().and_then(|tx_id| unknown.remove(tx_id));
+        if block != record.block || block.is_some() != (record.status == "done") {
             offenders.push(format!("{id} {record:?}"));
         }
     }
     none("I2: record and chain disagree", &offenders)?;
     none(
         "I2: valid transactions without a record",
-        &unknown.into_iter().cloned().collect::<Vec<_>>(),
+        &unknown.into_keys().cloned().collect::<Vec<_>>(),
     )
 }
 
@@ -113,7 +154,7 @@ pub(crate) type Stretch = (u64, u64);
 ///
 /// While the ledger or the line to it was held up, arrivals say nothing about when things were sent: what came in
 /// such a stretch may have been sent at any time in it, so that no stretch is judged that begins or ends there.
-pub(crate) fn the_rate_was_kept(chain: &[Sent], held_up: &[Stretch]) -> Result<f64, String> {
+pub(crate) fn the_rate_was_kept(chain: &[Sent], held_up: &[Stretch], limit: Limit) -> Result<f64, String> {
     let mut arrivals: Vec<u64> = chain.iter().map(|sent| sent.arrived_at).collect();
     arrivals.sort_unstable();
     let (mut held, mut fullest, mut before) = (0.0_f64, 0.0_f64, 0);
@@ -121,7 +162,7 @@ pub(crate) fn the_rate_was_kept(chain: &[Sent], held_up: &[Stretch]) -> Result<f
     let mut drain = |held: f64, until: u64, and_more: f64| {
         let passed = Duration::from_millis(until.saturating_sub(before));
         before = until.max(before);
-        (held + and_more - RATE * passed.as_secs_f64()).max(0.0)
+        (held + and_more - limit.rate * passed.as_secs_f64()).max(0.0)
     };
     let mut rest = arrivals.as_slice();
     while let Some((first, others)) = rest.split_first() {
@@ -140,7 +181,7 @@ pub(crate) fn the_rate_was_kept(chain: &[Sent], held_up: &[Stretch]) -> Result<f
         }
         fullest = fullest.max(held);
     }
-    let allowed = BURST + RATE * SCHEDULING.as_secs_f64();
+    let allowed = limit.burst + limit.rate * SCHEDULING.as_secs_f64();
     if fullest > allowed {
         return Err(format!("I6: {fullest:.0} above the rate, {allowed} allowed"));
     }
@@ -169,6 +210,17 @@ pub(crate) fn the_queue_is_empty(messages: u64, dead_letters: u64, expected: u64
     Err(format!(
         "I4: {messages} messages are left; {dead_letters} were put aside, {expected} should have been"
     ))
+}
+
+/// What a gateway says of itself when it has a defect, though it goes on or is started again.
+const DEFECTS: [&str; 4] = ["panicked at", "illegal move", "ended badly", "ended by itself"];
+
+/// Nothing in the gateways' log tells of a defect.
+pub(crate) fn no_defect_was_told(log: &str) -> Promise {
+    let told = log
+        .lines()
+        .filter(|line| DEFECTS.iter().any(|words| line.contains(words)));
+    none("defects in the log", &told.map(str::to_owned).collect::<Vec<_>>())
 }
 
 /// A gateway that has stopped leaves its store, and no temporary file.

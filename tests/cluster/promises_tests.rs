@@ -6,15 +6,24 @@ fn accepted(id: &str, counter: Option<&str>) -> Accepted {
     Accepted {
         id: id.to_owned(),
         counter: counter.map(str::to_owned),
+        at: 0,
         took: Duration::ZERO,
         tries: 1,
+        refused: 0,
     }
 }
 
 fn record(status: &str, tx_id: Option<&str>) -> Record {
+    let is_done = status == "done";
     Record {
         status: status.to_owned(),
         tx_id: tx_id.map(str::to_owned),
+        block: is_done.then_some(1),
+        counter: tx_id.filter(|id| *id != "tx").map(|_| "c1".to_owned()),
+        // The n-th attempt of the n-th: `ta` is told 1, `tb2` 2.
+        result: tx_id
+            .filter(|_| is_done)
+            .map(|id| if id.contains('b') { 2 } else { 1 }),
     }
 }
 
@@ -52,8 +61,10 @@ fn good() -> (Vec<Accepted>, Records, Vec<Sent>) {
 fn all(accepted: &[Accepted], records: &Records, chain: &[Sent]) -> Promise {
     every_acknowledged_is_there(accepted, records)?;
     every_record_is_settled(accepted, records)?;
+    every_record_is_what_was_asked(accepted, records)?;
     one_record_each(accepted, records)?;
-    one_valid_transaction_each(records, chain)
+    one_valid_transaction_each(records, chain)?;
+    answers_are_exact(records, false)
 }
 
 #[track_caller]
@@ -69,6 +80,38 @@ fn breaks(promise: &str, change: impl FnOnce(&mut Vec<Accepted>, &mut Records, &
 fn what_is_lost_is_noticed() {
     breaks("I1", |_, records, _| drop(records.remove("a")));
     breaks("I1", |_, records, _| drop(records.remove("x")));
+    breaks("I1", |accepted, _, _| accepted[0].counter = Some("c2".to_owned()));
+}
+
+fn change(records: &mut Records, id: &str, change: impl FnOnce(&mut Record)) {
+    change(records.get_mut(id).expect("a record"));
+}
+
+#[test]
+fn a_wrong_answer_or_block_is_noticed() {
+    for wrong in [None, Some(0), Some(1), Some(3)] {
+        breaks("I2", |_, records, _| change(records, "b", |b| b.result = wrong));
+    }
+    breaks("I2", |_, records, _| change(records, "b", |b| b.block = Some(2)));
+    let (_, mut records, _) = good();
+    change(&mut records, "b", |b| b.result = None);
+    assert_eq!(answers_are_exact(&records, true), Ok(()));
+    change(&mut records, "b", |b| b.result = Some(1));
+    answers_are_exact(&records, true).expect_err("the answer of another");
+}
+
+#[test]
+fn a_defect_in_the_log_is_noticed() {
+    assert_eq!(
+        no_defect_was_told("INFO all is well\nWARN the lane waits"),
+        Ok(())
+    );
+    for words in [
+        "thread 'tokio' panicked at src/x.rs",
+        "ERROR illegal move error=…",
+    ] {
+        no_defect_was_told(&format!("INFO well\n{words}\nINFO well")).expect_err("a defect");
+    }
 }
 
 #[test]
@@ -121,6 +164,11 @@ fn counters_that_are_off_by_one_are_noticed() {
     }
 }
 
+const LIMIT: Limit = Limit {
+    rate: 200.0,
+    burst: 20.0,
+};
+
 /// `count` arrivals from `from` on, `apart` ms apart.
 fn arrivals(from: u64, count: u64, apart: u64) -> Vec<Sent> {
     (0..count).map(|n| sent("t", "VALID", from + n * apart)).collect()
@@ -129,12 +177,12 @@ fn arrivals(from: u64, count: u64, apart: u64) -> Vec<Sent> {
 #[test]
 fn a_rate_that_was_not_kept_is_noticed() {
     // 200 a second are 5 ms apart; 70 at once are what burst and scheduling allow.
-    the_rate_was_kept(&arrivals(1_000, 5_000, 5), &[]).expect("kept");
-    the_rate_was_kept(&arrivals(1_000, 70, 0), &[]).expect("kept");
-    the_rate_was_kept(&arrivals(1_000, 71, 0), &[]).expect_err("a burst too large");
-    the_rate_was_kept(&arrivals(1_000, 500, 4), &[]).expect_err("too fast for two seconds");
+    the_rate_was_kept(&arrivals(1_000, 5_000, 5), &[], LIMIT).expect("kept");
+    the_rate_was_kept(&arrivals(1_000, 70, 0), &[], LIMIT).expect("kept");
+    the_rate_was_kept(&arrivals(1_000, 71, 0), &[], LIMIT).expect_err("a burst too large");
+    the_rate_was_kept(&arrivals(1_000, 500, 4), &[], LIMIT).expect_err("too fast for two seconds");
     let two = [arrivals(1_000, 70, 0), arrivals(1_100, 60, 0)].concat();
-    the_rate_was_kept(&two, &[]).expect_err("two bursts");
+    the_rate_was_kept(&two, &[], LIMIT).expect_err("two bursts");
 }
 
 #[test]
@@ -147,12 +195,12 @@ fn a_rate_is_judged_around_what_was_held_up_but_not_within() {
         arrivals(3_050, 60, 0),
     ]
     .concat();
-    the_rate_was_kept(&late, &[]).expect_err("too many at once");
-    the_rate_was_kept(&late, held_up).expect("all within the rate");
+    the_rate_was_kept(&late, &[], LIMIT).expect_err("too many at once");
+    the_rate_was_kept(&late, held_up, LIMIT).expect("all within the rate");
     let more = [arrivals(2_900, 480, 0)].concat();
-    the_rate_was_kept(&more, held_up).expect_err("more than two seconds' worth");
+    the_rate_was_kept(&more, held_up, LIMIT).expect_err("more than two seconds' worth");
     let after = [arrivals(2_900, 440, 0), arrivals(3_010, 60, 0)].concat();
-    the_rate_was_kept(&after, held_up).expect_err("both together are too many");
+    the_rate_was_kept(&after, held_up, LIMIT).expect_err("both together are too many");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::load::Load;
-use crate::oracle::judge;
+use crate::oracle::{Evidence, judge_by};
 use crate::site::Site;
 use crate::support::eventually;
 
@@ -47,7 +47,11 @@ async fn i2_a_database_that_went_back_in_time_submits_nothing_again() {
         site.start(node).await;
     }
     let number = accepted.len();
-    let verdict = judge(site, accepted).await;
+    let evidence = Evidence {
+        rewound: true,
+        ..Evidence::of(accepted)
+    };
+    let verdict = judge_by(site, evidence).await;
     let repeated = verdict.repeated;
     assert!(repeated.is_empty(), "I2: {repeated:?} were submitted again");
     eprintln!(

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::basics::skipped;
 use crate::crash::{Api, Gateway, end, http, start};
 use crate::support::cli::{self, Ended};
 use crate::support::fabric::FabricDevnet;
@@ -334,7 +335,7 @@ async fn what_is_no_backup_is_refused_and_makes_no_store() {
 #[tokio::test]
 async fn a_backup_that_finds_no_room_leaves_nothing_and_harms_nobody() {
     let Some(disk) = crate::small_disk::SmallDisk::mount(64 << 10) else {
-        eprintln!("SKIPPED: a full disk under a backup: mounting a tmpfs takes root");
+        skipped("a full disk under a backup: mounting a tmpfs takes root");
         return;
     };
     let app = TestApp::start().await;

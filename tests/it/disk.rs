@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::basics::skipped;
 use crate::crash::{Gateway, http, start};
 use crate::small_disk::SmallDisk;
 
@@ -55,7 +56,7 @@ impl Client {
 
 async fn fill_and_free(engine: &str) {
     let Some(disk) = SmallDisk::mount(24 << 20) else {
-        eprintln!("SKIPPED: a full disk on {engine}: mounting a tmpfs takes root");
+        skipped(&format!("a full disk on {engine}: mounting a tmpfs takes root"));
         return;
     };
     let folder = tempfile::tempdir().expect("folder");

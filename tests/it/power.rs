@@ -28,6 +28,7 @@ use sluicegate::telemetry::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::basics::skipped;
 use crate::crash::{Api, end, http, judge, start};
 use crate::power_disk::{DiskNumber, Mounted, Shelf};
 use crate::support::eventually;
@@ -89,7 +90,7 @@ async fn campaign(engine: EngineKind, seed: u64) {
     let shelf = match Shelf::set_up() {
         Ok(shelf) => shelf,
         Err(reason) => {
-            eprintln!("SKIPPED: power cuts on {engine}: {reason}");
+            skipped(&format!("power cuts on {engine}: {reason}"));
             return;
         }
     };

@@ -1,5 +1,7 @@
-//! What the test binaries have in common: waiting for something to become true, and running beside the test.
+//! What the test binaries have in common: waiting for something to become true, running beside the test, and saying
+//! what is not shown on this machine.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Asks again and again until `holds` answers something, and fails if that takes longer than `limit`.
@@ -12,6 +14,12 @@ pub(crate) async fn within<T>(limit: Duration, what: &str, mut holds: impl Async
         assert!(start.elapsed() < limit, "waited {limit:?} in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Says that something is not tested here, and why, even of a test that passes: what is printed as usual is shown of those
+/// that fail only.
+pub(crate) fn skipped(what: &str) {
+    let _shown = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 /// Runs beside the test.
