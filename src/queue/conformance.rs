@@ -218,6 +218,8 @@ async fn what_is_rejected_does_not_come_again_and_holds_nobody_up() {
         bench.accept().await;
         bench.take(&mut *consumer, 1).await.remove(0).reject();
         bench.assert_empty(&mut *consumer).await;
+        drop(consumer);
+        bench.assert_empty(&mut *bench.consumer().await).await;
     }
 }
 
