@@ -469,12 +469,12 @@ impl TransactionStore for EmbeddedStore {
             .map(|(ledger, _)| ledger)
             .collect();
         let old = self
-            .blocking(move |engine| listing::settled_before(engine, &ledgers, status, before, limit))
+            .blocking(move |engine| listing::removals(engine, &ledgers, status, before, limit))
             .await?;
         if old.is_empty() {
             return Ok(0);
         }
-        let verdicts = self.write(old.iter().map(removal).collect()).await?;
+        let verdicts = self.write(old).await?;
         Ok(made(&verdicts))
     }
 

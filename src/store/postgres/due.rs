@@ -11,10 +11,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::row::{decode_readable, millis, record, transaction_id, uuid};
+use super::row::{decode_readable, first_records, millis, record, transaction_id, uuid};
 use super::session::Sessions;
 use crate::domain::{LedgerName, Timestamp, Transaction};
-use crate::store::{Due, Mark};
+use crate::store::{Due, MOST_BYTES, Mark};
 
 /// How long others leave alone what one process was given.
 const HOLD: Duration = Duration::from_secs(5);
@@ -73,9 +73,9 @@ UPDATE work w SET announced_at = NULL, held_until = NULL, held_by = NULL
 FROM lost WHERE w.ledger = $1 AND w.transaction_id = lost.transaction_id
 RETURNING 1";
 
-const EXPIRED: &str = concat!(
-    record!(),
-    "WHERE w.expires_at <= $1 ORDER BY w.expires_at LIMIT $2"
+const EXPIRED: &str = first_records!(
+    "WHERE w.expires_at <= $1 ORDER BY w.expires_at LIMIT $2",
+    by "w.expires_at", turn "expires_at, id", bytes "$3"
 );
 
 fn rows_at_most(limit: usize) -> i64 {
@@ -176,6 +176,9 @@ pub(super) async fn expired(
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<Transaction>, Failure> {
-    let statement = sqlx::query(EXPIRED).bind(millis(now)).bind(rows_at_most(limit));
+    let statement = sqlx::query(EXPIRED)
+        .bind(millis(now))
+        .bind(rows_at_most(limit))
+        .bind(MOST_BYTES as i64);
     Ok(decode_readable(&sessions.rows(statement).await?))
 }
