@@ -223,7 +223,7 @@ pub(super) fn check_identities(
             && store.has_rewound(name)?
         {
             anyhow::bail!(
-                "ledger {name}: this store was restored from a backup that was made with another identity, and it holds transactions that may be on the ledger under that one; start with the certificate of then until they are settled (`sluicegate list --status pending`), or restore with --other-identity if none of them was submitted after the backup"
+                "ledger {name}: this store was restored from a backup that was made with another identity (a renewed certificate is another one, and so is one whose file differs in line endings alone), and it holds transactions that may be on the ledger under that one; start with the certificate of then until they are settled (`sluicegate list --status pending`), or restore with --other-identity if none of them was submitted under it after the backup; if some were submitted under the one and some under the other since, neither finds all of them: let a person compare them with the ledger first (docs/OPERATIONS.md, Restoring)"
             );
         }
     }

@@ -34,7 +34,7 @@ pub struct RestoreArgs {
     #[arg(long)]
     check: bool,
     /// Go on although the gateway's identity on a ledger is not the one of the backup: what was submitted after the
-    /// backup, under the old identity, may then be submitted again
+    /// backup, under another identity than the one it is started with, may then be submitted again
     #[arg(long, conflicts_with = "check")]
     other_identity: bool,
 }

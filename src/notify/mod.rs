@@ -47,10 +47,9 @@ impl StatusHub {
 
     /// The process is about to end: everybody reads the record as it stands and goes.
     pub fn release_all(&self) {
-        // Under the lock, so that whoever starts to listen is either told or sees the flag.
-        let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // The flag first, so that whoever starts to listen is either told or sees it.
         self.released.store(true, Ordering::Release);
-        map.values().for_each(|waiting| waiting.settled.notify_waiters());
+        self.look_again();
     }
 
     /// Whether there is no point in waiting any more.

@@ -136,11 +136,6 @@ impl Delivery {
         self.receipt.settle(Settlement::Ack);
     }
 
-    /// Nothing was stored; deliver it again.
-    pub fn nack(mut self) {
-        self.receipt.settle(Settlement::Again);
-    }
-
     /// It leads to no readable record, and will not: keep it out of the way, for a person to look at.
     pub fn reject(mut self) {
         self.receipt.settle(Settlement::Reject);

@@ -11,6 +11,8 @@ mod signals;
 #[cfg(test)]
 pub(crate) mod conformance;
 #[cfg(test)]
+mod large_tests;
+#[cfg(test)]
 mod places;
 #[cfg(test)]
 mod resume_tests;
@@ -28,6 +30,10 @@ use tokio::sync::Notify;
 pub(crate) use signals::DueSignals;
 
 use crate::domain::{Checkpoint, LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
+
+/// A read of many records ends after so many bytes of them, however many were asked for: a record may have more
+/// than a megabyte. It gives one record at least.
+const MOST_BYTES: usize = 8 << 20;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -182,7 +188,8 @@ pub struct Page {
     /// Newest first.
     pub items: Vec<Transaction>,
     /// Where the next page starts: below this id. `None` if this was the last one. A page may be short, or
-    /// empty, and still have a next one: a search looks at a bounded number of records at a time.
+    /// empty, and still have a next one: a search looks at a bounded number of records at a time, and a page
+    /// ends after some megabytes of them.
     pub next: Option<TransactionId>,
 }
 
@@ -258,13 +265,14 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// this process made.
     fn due_signal(&self, ledger: &LedgerName) -> Arc<Notify>;
 
-    /// Up to `limit` transactions that wait for a try and whose deadline has passed.
+    /// Up to `limit` transactions that wait for a try and whose deadline has passed; fewer, but not none, if they
+    /// are large.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn expired(&self, now: Timestamp, limit: usize) -> Result<Vec<Transaction>, StoreError>;
 
-    /// Up to `limit` records that match, newest first, below `cursor`.
+    /// Up to `limit` records that match, newest first, below `cursor`; fewer if they are large ([`Page::next`]).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -293,7 +301,16 @@ pub trait TransactionStore: Send + Sync + 'static {
             stage: Some(Stage::Submitted),
             ..Filter::default()
         };
-        Ok(self.list(&filter, None, limit).await?.items)
+        let (mut found, mut cursor) = (Vec::new(), None);
+        while found.len() < limit {
+            let page = self.list(&filter, cursor, limit - found.len()).await?;
+            found.extend(page.items);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Where the outcomes of this ledger go on that are not stored yet; `None` if that was never noted.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sluicegate::app;
-use sluicegate::clock::{Clock, SystemClock};
+use sluicegate::clock::{Clock, ManualClock, SystemClock};
 use sluicegate::config::StoreSettings;
 use sluicegate::domain::{
     AttemptOutcome, FailureCode, LedgerName, Request, State, SubmissionId, Transaction, TransactionId,
@@ -290,5 +290,23 @@ async fn i2_a_restored_store_is_not_worked_off_as_somebody_else() {
     lab.stop().await;
     let lab = Lab::reopen(&ledger, settings(), lenient, Arc::new(SystemClock)).await;
     lab.settled(id).await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_person_keeps_nobody_from_starting_as_somebody_else() {
+    let ledger = Scripted::new(&[Act::LoseAll], false);
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let folder = tempfile::tempdir().expect("folder");
+    let lab = Lab::reopen(&ledger, settings(), folder, clock.clone()).await;
+    let id = lab.accept("Pay").await;
+    lab.parked(id, &clock).await;
+    let folder = lab.stop().await;
+    let new = restored(&ledger, folder.path(), Identities::MustMatch);
+    *ledger.identity.lock().unwrap() = "another";
+    let lab = Lab::reopen(&ledger, settings(), new, clock.clone()).await;
+    let tx = lab.parked(id, &clock).await;
+    assert!(tx.rewound);
+    assert_eq!(ledger.sends().len(), 1, "it is not sent again");
     lab.stop().await;
 }

@@ -112,6 +112,20 @@ impl Lab {
         tx
     }
 
+    /// Lets time pass until it is parked.
+    pub(crate) async fn parked(&self, id: TransactionId, clock: &ManualClock) -> Transaction {
+        let patience = Instant::now() + Duration::from_secs(20);
+        loop {
+            let tx = self.gateway.get(id).await.expect("reads").expect("is there");
+            if matches!(tx.state, State::Parked { .. }) {
+                return tx;
+            }
+            assert!(Instant::now() < patience, "never parked: {:?}", tx.state);
+            clock.advance(Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     pub(crate) async fn stop(self) -> tempfile::TempDir {
         self.stop.cancel();
         self.running.await.expect("no panic").expect("ends well");
@@ -253,16 +267,7 @@ async fn i3_what_nobody_can_tell_is_parked_and_never_failed() {
     let folder = tempfile::tempdir().expect("folder");
     let lab = Lab::reopen(&ledger, settings(), folder, clock.clone()).await;
     let id = lab.accept("Pay").await;
-    let patience = Instant::now() + Duration::from_secs(20);
-    let tx = loop {
-        let tx = lab.gateway.get(id).await.expect("reads").expect("is there");
-        if matches!(tx.state, State::Parked { .. }) {
-            break tx;
-        }
-        assert!(Instant::now() < patience, "never parked: {:?}", tx.state);
-        clock.advance(Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    };
+    let tx = lab.parked(id, &clock).await;
     assert!(!tx.is_settled());
     assert_eq!(
         ledger.sends().len(),

@@ -218,7 +218,8 @@ impl WorkQueue for RabbitQueue {
     /// - If nothing waits in it, all there is is what the consumer with the deliveries has in hand, and what is
     ///   being announced at this moment. Who is not that consumer cannot know what it has, and waits for long.
     /// - A queue hands out what came first, first. So what was announced well before the last that was
-    ///   delivered here is not in it any more.
+    ///   delivered here is not in it any more, and lost unless it is in hand: what is fetched in advance may have
+    ///   been announced over a long time.
     async fn lost_before(
         &self,
         ledger: &LedgerName,
@@ -264,7 +265,12 @@ impl WorkQueue for RabbitQueue {
                         .map_or(settled, |oldest| oldest.min(settled)),
                 )
             }
-            Some(consumer) => consumer.last().map(|last| last.min(now).minus(DISORDER)),
+            Some(consumer) => consumer.last().map(|last| {
+                let passed = last.min(now).minus(DISORDER);
+                consumer
+                    .oldest_in_hand()
+                    .map_or(passed, |oldest| oldest.min(passed))
+            }),
             None if waiting == 0 => Some(now.minus(HELD_BY_ANOTHER)),
             None => None,
         };

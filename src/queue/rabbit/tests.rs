@@ -134,7 +134,7 @@ async fn of_a_thousand_of_the_same_one_is_given_out() {
         assert_eq!(count("sluicegate_queue_duplicates_total"), 999);
         assert_eq!(count("sluicegate_queue_announced_total"), 1_001);
         // The one in hand decides: given back, it comes again although its duplicates are gone.
-        first.nack();
+        drop(first);
         let again = take(&mut *consumer, 1).await.remove(0);
         assert_eq!(again.id, same[0]);
         assert_eq!(count("sluicegate_queue_redelivered_total"), 1);
@@ -321,6 +321,32 @@ async fn what_is_not_in_the_queue_any_more_is_known_to_be_lost() {
             metric(&metrics, "sluicegate_queue_depth") as u32 == 0
         })
         .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_hand_is_not_lost_although_later_ones_were_delivered() {
+    for kind in KINDS {
+        let mut settings = shared(kind);
+        settings.prefetch = 2.try_into().expect("not zero");
+        let (queue, metrics) = with_metrics(&settings);
+        let (ledger, start) = (main_ledger(), now());
+        let ago = |seconds| start.minus(Duration::from_secs(seconds));
+        for at in [ago(500), start, start] {
+            queue.publish(&ledger, &ids(1), at).await.expect("publishes");
+        }
+        let mut consumer = consumer(&queue).await;
+        let mut held = take(&mut *consumer, 2).await;
+        let lost = async || queue.lost_before(&ledger, start).await.expect("is answered");
+        until("one that waits", async || {
+            let lost = lost().await;
+            metric(&metrics, "sluicegate_queue_depth") as u32 == 1 && lost == Some(ago(500))
+        })
+        .await;
+        // Settled, and the queue has come to what was announced just now.
+        held.remove(0).ack();
+        announce(&queue, &ids(2)).await;
+        until("nothing old in hand", async || lost().await == Some(ago(30))).await;
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{DataFolder, EmbeddedStore, MaintenanceError, after, keys, maintenance};
+use super::{DataFolder, EmbeddedStore, MaintenanceError, after, counts_of, keys, maintenance};
 use crate::domain::{LedgerName, LedgerTxId, Timestamp};
 use crate::kv::{KvEngine, KvError, Order};
 
@@ -125,8 +125,9 @@ impl BackupSource {
         identities: BTreeMap<LedgerName, LedgerTxId>,
         to: &mut dyn Write,
     ) -> io::Result<()> {
-        let records = match records(&*self.0) {
-            Ok(records) => records,
+        // About how many records there are.
+        let records = match counts_of(&*self.0) {
+            Ok(counts) => counts.values().sum(),
             Err(error) => {
                 refuse_backup(to, &error.to_string())?;
                 return Err(io::Error::other(error));
@@ -140,17 +141,6 @@ impl BackupSource {
         };
         write(&*self.0, &header, to)
     }
-}
-
-/// About how many records there are.
-fn records(engine: &dyn KvEngine) -> Result<u64, KvError> {
-    let mut sum = 0;
-    engine.scan(b"c"..&after(b"c"), Order::Ascending, &mut |key, value| {
-        let count = keys::counted(key).and(keys::number(Some(value.to_vec())));
-        sum += count.unwrap_or_default();
-        ControlFlow::Continue(())
-    })?;
-    Ok(sum)
 }
 
 /// Writes a backup of `engine` to `to`.

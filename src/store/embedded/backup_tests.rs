@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::{Identities, RestoreError, record, restore, verify_backup};
 use super::*;
 use crate::domain::{Event, Status, Transaction};
-use crate::kv::{self, Batch, EngineKind};
+use crate::kv::{self, Batch, EngineKind, seal};
 use crate::store::TransactionStore;
 use crate::store::conformance::{claimed, committed, now, prepared, runtime, step, transaction};
 use crate::telemetry::metrics::Metrics;
@@ -231,6 +231,32 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
     let mut given_up = Vec::new();
     refuse_backup(&mut given_up, "the disk refused").expect("writes");
     assert!(refused(&given_up).contains("given up: the disk refused"));
+}
+
+/// Something is in the way of the seal, once the store has moved to its place.
+#[test]
+fn a_restore_that_fails_at_its_last_step_leaves_no_store() {
+    for kind in EngineKind::ALL {
+        let (old, new) = (
+            tempfile::tempdir().expect("folder"),
+            tempfile::tempdir().expect("folder"),
+        );
+        let bytes = runtime().block_on(async {
+            let store = open(&hold(old.path(), EngineKind::Redb));
+            fill(&store).await;
+            backup(&store)
+        });
+        let file = file(old.path(), &bytes);
+        let folder = hold(new.path(), kind);
+        let in_the_way = seal::path(&folder.store());
+        std::fs::create_dir_all(in_the_way.join("full")).expect("creates");
+        let error = restored(&folder, &file).expect_err("cannot be placed");
+        assert!(matches!(error, RestoreError::Folder(_)), "{error}");
+        let (left, _) = folder.compacting();
+        assert!(!folder.store().exists() && !left.exists(), "something is left");
+        std::fs::remove_dir_all(in_the_way).expect("removes");
+        restored(&folder, &file).expect("restores");
+    }
 }
 
 proptest! {

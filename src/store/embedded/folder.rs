@@ -167,12 +167,27 @@ impl DataFolder {
         remove(&old)
     }
 
-    /// Puts what was made beside it in the place of the store, where there is none.
+    /// Puts what was made beside it in the place of the store, where there is none. If that fails, it is beside it
+    /// again.
     pub(super) fn place_store(&self) -> io::Result<()> {
         let (new, _) = self.compacting();
         fs::rename(&new, self.store())?;
-        seal::rename(&new, &self.store())?;
-        File::open(&self.path)?.sync_all()
+        let placed = seal::rename(&new, &self.store()).and_then(|()| File::open(&self.path)?.sync_all());
+        placed.inspect_err(|_| {
+            if let Err(error) = self.take_back() {
+                tracing::error!(%error, "what failed has left a store; remove {}", self.store().display());
+            }
+        })
+    }
+
+    fn take_back(&self) -> io::Result<()> {
+        let (new, _) = self.compacting();
+        fs::rename(self.store(), &new)?;
+        if seal::path(&new).exists() {
+            // The seal had not moved.
+            return Ok(());
+        }
+        seal::rename(&self.store(), &new)
     }
 
     /// The socket at which the process that holds the folder can be reached.

@@ -7,10 +7,10 @@ use std::ops::{ControlFlow, Range};
 
 use super::keys;
 use super::record;
-use super::writer::store_error;
+use super::writer::{Mutation, store_error};
 use crate::domain::{LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
 use crate::kv::{KvEngine, Order};
-use crate::store::{Filter, Page, StoreError};
+use crate::store::{Filter, MOST_BYTES, Page, StoreError};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
 const MAX_LOOKED_AT: usize = 5_000;
@@ -84,7 +84,7 @@ pub(super) fn page(
             });
         }
     }
-    let mut page = Page::default();
+    let (mut page, mut bytes) = (Page::default(), 0);
     for _ in 0..MAX_LOOKED_AT {
         let mut newest: Option<(TransactionId, usize)> = None;
         for (number, run) in runs.iter_mut().enumerate() {
@@ -99,12 +99,13 @@ pub(super) fn page(
         page.next = Some(id);
         // A record that moved on between index and record is judged as it is now; one that was pruned
         // meanwhile is passed over.
-        if let Some(tx) = load_one(engine, id)?
+        if let Some((tx, length)) = load_one(engine, id)?
             && filter.matches(&tx)
             && page.items.last().is_none_or(|last: &Transaction| last.id != id)
         {
             page.items.push(tx);
-            if page.items.len() == limit {
+            bytes += length;
+            if page.items.len() == limit || bytes >= MOST_BYTES {
                 break;
             }
         }
@@ -117,14 +118,15 @@ pub(super) fn page(
     Ok(page)
 }
 
-/// Up to `limit` records of `status` that were settled before `before`, oldest first.
-pub(super) fn settled_before(
+/// What removes up to `limit` records of `status` that were settled before `before`, oldest first. The records, which may be
+/// large, are not kept.
+pub(super) fn removals(
     engine: &dyn KvEngine,
     ledgers: &[LedgerName],
     status: Status,
     before: Timestamp,
     limit: usize,
-) -> Result<Vec<Transaction>, StoreError> {
+) -> Result<Vec<Mutation>, StoreError> {
     let mut found = Vec::new();
     for ledger in ledgers {
         let mut ids = Vec::new();
@@ -142,11 +144,11 @@ pub(super) fn settled_before(
             })
             .map_err(store_error)?;
         for id in ids {
-            if let Some(tx) = load_one(engine, id)?
+            if let Some((tx, _)) = load_one(engine, id)?
                 && tx.status() == status
                 && tx.updated_at < before
             {
-                found.push(tx);
+                found.push(super::removal(&tx));
                 if found.len() == limit {
                     return Ok(found);
                 }
@@ -183,23 +185,35 @@ pub(super) fn submitted(
         if found.len() == limit {
             break;
         }
-        found.extend(load_one(engine, id)?.filter(|tx| tx.stage() == Some(Stage::Submitted)));
+        let record = load_one(engine, id)?.map(|(tx, _)| tx);
+        found.extend(record.filter(|tx| tx.stage() == Some(Stage::Submitted)));
     }
     Ok(found)
 }
 
+/// The first of these records, up to [`MOST_BYTES`].
 pub(super) fn load(engine: &dyn KvEngine, ids: Vec<TransactionId>) -> Result<Vec<Transaction>, StoreError> {
-    ids.into_iter()
-        .filter_map(|id| load_one(engine, id).transpose())
-        .collect()
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for id in ids {
+        if let Some((tx, length)) = load_one(engine, id)? {
+            found.push(tx);
+            bytes += length;
+            if bytes >= MOST_BYTES {
+                break;
+            }
+        }
+    }
+    Ok(found)
 }
 
-/// A record that cannot be read is reported and passed over: it must not hide the others.
-fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+/// A record, and the length of what is stored. One that cannot be read is reported and passed over: it must not
+/// hide the others.
+fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<(Transaction, usize)>, StoreError> {
     let bytes = engine.get(&keys::record(id)).map_err(store_error)?;
     Ok(bytes.and_then(|bytes| {
         record::decode(id, &bytes)
             .inspect_err(|error| tracing::error!(tx.id = %id, %error, "run `sluicegate store check`"))
             .ok()
+            .map(|tx| (tx, bytes.len()))
     }))
 }

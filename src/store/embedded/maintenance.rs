@@ -20,7 +20,7 @@ use super::folder::DataFolder;
 use super::pieces::Pieces;
 use super::{Counts, check_format, keys, open_engine, record, salvage};
 use crate::domain::TransactionId;
-use crate::kv::{self, Batch, KvEngine, KvError, Order};
+use crate::kv::{self, Batch, KvEngine, KvError, Order, seal};
 use crate::store::StoreError;
 
 /// Why maintenance could not be done.
@@ -347,14 +347,10 @@ pub fn compact(folder: &DataFolder, cache_bytes: usize) -> Result<(u64, u64)> {
 }
 
 fn size(path: &Path) -> io::Result<u64> {
-    if !path.is_dir() {
-        return Ok(path.metadata()?.len());
-    }
-    let mut sum = 0;
-    for entry in path.read_dir()? {
-        sum += size(&entry?.path())?;
-    }
-    Ok(sum)
+    let lengths = seal::files(path)?
+        .into_iter()
+        .map(|file| Ok(file.metadata()?.len()));
+    lengths.sum()
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ use self::keys::Entry;
 use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
 use super::{Backlog, Change, Due, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
 use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
-use crate::kv::{self, Batch, EngineKind, KvEngine, Order};
+use crate::kv::{self, Batch, EngineKind, KvEngine, KvError, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// The layout this version writes. A store with a higher one was written by a newer version.
@@ -200,6 +200,18 @@ fn check_format(engine: &dyn KvEngine) -> Result<(), StoreError> {
         ))),
         Err(_) => Err(StoreError::Damaged("its format entry is not a number".to_owned())),
     }
+}
+
+/// What the counters say, those that can be read.
+fn counts_of(engine: &dyn KvEngine) -> Result<Counts, KvError> {
+    let mut counts = Counts::new();
+    engine.scan(b"c"..&after(b"c"), Order::Ascending, &mut |key, value| {
+        if let (Some(what), Ok(count)) = (keys::counted(key), value.try_into()) {
+            counts.insert(what, u64::from_be_bytes(count));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(counts)
 }
 
 /// The first key after all that start with `prefix`; keys start with an ASCII letter.
@@ -469,12 +481,12 @@ impl TransactionStore for EmbeddedStore {
             .map(|(ledger, _)| ledger)
             .collect();
         let old = self
-            .blocking(move |engine| listing::settled_before(engine, &ledgers, status, before, limit))
+            .blocking(move |engine| listing::removals(engine, &ledgers, status, before, limit))
             .await?;
         if old.is_empty() {
             return Ok(0);
         }
-        let verdicts = self.write(old.iter().map(removal).collect()).await?;
+        let verdicts = self.write(old).await?;
         Ok(made(&verdicts))
     }
 

@@ -20,7 +20,7 @@ use super::folder::{self, DataFolder};
 use super::pieces::Pieces;
 use super::writer::store_error;
 use super::{Counts, EmbeddedStore, keys, record};
-use crate::domain::{LedgerName, LedgerTxId, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{LedgerName, LedgerTxId, State, Status, Timestamp, Transaction, TransactionId};
 use crate::kv::{self, KvEngine, KvError, Order};
 use crate::store::StoreError;
 
@@ -151,7 +151,7 @@ impl EmbeddedStore {
     }
 
     /// Whether something of this ledger is neither settled nor sure to be what the ledger knows
-    /// ([`Transaction::rewound`]). Blocks.
+    /// ([`Transaction::rewound`]), and may be submitted. Blocks.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -162,10 +162,10 @@ impl EmbeddedStore {
         self.engine
             .scan(&from..&to, Order::Ascending, &mut |key, _| {
                 found = keys::id(key).map_or(Ok(false), |id| {
-                    // One that cannot be read is not submitted.
+                    // One that cannot be read is not submitted, nor is one that waits for a person.
                     let read = self.engine.get(&keys::record(id))?;
                     let tx = read.and_then(|bytes| record::decode(id, &bytes).ok());
-                    Ok(tx.is_some_and(|tx| tx.rewound))
+                    Ok(tx.is_some_and(|tx| tx.rewound && !matches!(tx.state, State::Parked { .. })))
                 });
                 match found {
                     Ok(false) => ControlFlow::Continue(()),

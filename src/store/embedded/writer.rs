@@ -8,7 +8,6 @@
 //! On a crash the commit that was under way is there as a whole or not at all; nobody was answered yet.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use super::keys::{self, Entry};
 use super::record;
 use crate::domain::{LedgerName, Status, TransactionId};
 use crate::failpoint;
-use crate::kv::{Batch, KvEngine, KvError, Order};
+use crate::kv::{Batch, KvEngine, KvError};
 use crate::store::{DueSignals, StoreError};
 use crate::telemetry::metrics::StoreMetrics;
 
@@ -277,19 +276,7 @@ impl Writer {
     }
 
     fn load_counts(&mut self) -> Result<(), StoreError> {
-        let mut counts = Counts::new();
-        self.engine
-            .scan(
-                b"c".as_slice()..b"d".as_slice(),
-                Order::Ascending,
-                &mut |key, value| {
-                    if let (Some(what), Ok(count)) = (keys::counted(key), value.try_into()) {
-                        counts.insert(what, u64::from_be_bytes(count));
-                    }
-                    ControlFlow::Continue(())
-                },
-            )
-            .map_err(store_error)?;
+        let counts = super::counts_of(&*self.engine).map_err(store_error)?;
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
         self.counts = Some(counts);
         Ok(())
@@ -347,7 +334,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
-    use crate::kv::{self, EngineKind, Visit};
+    use crate::kv::{self, EngineKind, Order, Visit};
     use crate::store::conformance::transaction;
     use crate::telemetry::metrics::Metrics;
 

@@ -11,10 +11,10 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::row::{decode_readable, millis, record, transaction_id, uuid};
+use super::row::{decode_readable, first_records, millis, record, transaction_id, uuid};
 use super::session::Sessions;
 use crate::domain::{LedgerName, Timestamp, Transaction};
-use crate::store::{Due, Mark};
+use crate::store::{Due, MOST_BYTES, Mark};
 
 /// How long others leave alone what one process was given.
 const HOLD: Duration = Duration::from_secs(5);
@@ -24,17 +24,17 @@ const ANNOUNCED_AT_ONCE: usize = 512;
 const DUE: &str = "\
 WITH each AS (
     (SELECT transaction_id, due_at, first_try, row_number() OVER (ORDER BY transaction_id) AS turn,
-            held_by = $5 AND held_until > now() + $6 / 2 AS mine
+            held_by = $4 AND held_until > now() + $5 / 2 AS mine
      FROM work
      WHERE ledger = $1 AND first_try AND announced_at IS NULL
-       AND (held_until IS NULL OR held_until <= now() OR held_by = $5)
+       AND (held_until IS NULL OR held_until <= now() OR held_by = $4)
      ORDER BY transaction_id LIMIT $3)
     UNION ALL
     (SELECT transaction_id, due_at, first_try, row_number() OVER (ORDER BY due_at, transaction_id),
-            held_by = $5 AND held_until > now() + $6 / 2
+            held_by = $4 AND held_until > now() + $5 / 2
      FROM work
      WHERE ledger = $1 AND NOT first_try AND announced_at IS NULL AND due_at <= $2
-       AND (held_until IS NULL OR held_until <= now() OR held_by = $5)
+       AND (held_until IS NULL OR held_until <= now() OR held_by = $4)
      ORDER BY due_at, transaction_id LIMIT $3)
 ), free AS MATERIALIZED (
     SELECT * FROM each ORDER BY turn, first_try LIMIT $3
@@ -43,10 +43,10 @@ WITH each AS (
     FROM free f
     JOIN work w ON w.ledger = $1 AND w.transaction_id = f.transaction_id
     WHERE f.mine IS NOT TRUE AND w.due_at = f.due_at AND w.first_try = f.first_try AND w.announced_at IS NULL
-      AND (w.held_until IS NULL OR w.held_until <= now() OR w.held_by = $5)
+      AND (w.held_until IS NULL OR w.held_until <= now() OR w.held_by = $4)
     FOR UPDATE OF w SKIP LOCKED
 ), held AS (
-    UPDATE work w SET held_by = $5, held_until = now() + $6
+    UPDATE work w SET held_by = $4, held_until = now() + $5
     FROM taken t WHERE w.ledger = $1 AND w.transaction_id = t.transaction_id
     RETURNING w.transaction_id
 )
@@ -54,7 +54,7 @@ SELECT transaction_id, due_at, first_try, NULL::bigint AS next
 FROM free WHERE mine OR transaction_id IN (SELECT transaction_id FROM held)
 UNION ALL
 SELECT NULL, NULL, NULL, (SELECT min(due_at) FROM work
-                          WHERE ledger = $1 AND NOT first_try AND announced_at IS NULL AND due_at > $4)";
+                          WHERE ledger = $1 AND NOT first_try AND announced_at IS NULL AND due_at > $2)";
 
 const ANNOUNCED: &str = "\
 UPDATE work w SET announced_at = $1
@@ -73,9 +73,9 @@ UPDATE work w SET announced_at = NULL, held_until = NULL, held_by = NULL
 FROM lost WHERE w.ledger = $1 AND w.transaction_id = lost.transaction_id
 RETURNING 1";
 
-const EXPIRED: &str = concat!(
-    record!(),
-    "WHERE w.expires_at <= $1 ORDER BY w.expires_at LIMIT $2"
+const EXPIRED: &str = first_records!(
+    "WHERE w.expires_at <= $1 ORDER BY w.expires_at LIMIT $2",
+    by "w.expires_at", turn "expires_at, id", bytes "$3"
 );
 
 fn rows_at_most(limit: usize) -> i64 {
@@ -93,7 +93,6 @@ pub(super) async fn due(
         .bind(ledger.as_str())
         .bind(millis(now))
         .bind(rows_at_most(limit))
-        .bind(millis(now))
         .bind(holder)
         .bind(HOLD);
     let (mut first, mut again, mut next) = (Vec::new(), Vec::new(), None);
@@ -176,6 +175,9 @@ pub(super) async fn expired(
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<Transaction>, Failure> {
-    let statement = sqlx::query(EXPIRED).bind(millis(now)).bind(rows_at_most(limit));
+    let statement = sqlx::query(EXPIRED)
+        .bind(millis(now))
+        .bind(rows_at_most(limit))
+        .bind(MOST_BYTES as i64);
     Ok(decode_readable(&sessions.rows(statement).await?))
 }

@@ -14,10 +14,10 @@ use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::row::{calendar, decode_readable, labels, plain, record, transaction_id, uuid};
+use super::row::{calendar, decode_readable, first_records, labels, plain, record, transaction_id, uuid};
 use super::session::Sessions;
 use crate::domain::{Stage, Status, Timestamp, TransactionId};
-use crate::store::{Filter, Page};
+use crate::store::{Filter, MOST_BYTES, Page};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
 const MAX_LOOKED_AT: usize = 5_000;
@@ -42,10 +42,10 @@ const LABELLED: &str = "\
 WITH labelled AS MATERIALIZED (SELECT id FROM transactions WHERE metadata @> $1::jsonb)
 SELECT id FROM labelled LIMIT $2";
 
-const RECORDS: &str = concat!(
-    record!(),
+const RECORDS: &str = first_records!(
     "WHERE t.id = ANY($1) AND ($2::text IS NULL OR t.contract = $2) \
-     AND ($3::text IS NULL OR t.function = $3) ORDER BY t.id DESC LIMIT $4"
+     AND ($3::text IS NULL OR t.function = $3) ORDER BY t.id DESC LIMIT $4",
+    by "t.id DESC", turn "id DESC", bytes "$5"
 );
 
 /// The status is part of the text, because each has an index of its own.
@@ -95,13 +95,13 @@ pub(super) async fn page(
         .bind(candidates.ids)
         .bind(filter.contract.as_deref().map(plain))
         .bind(filter.function.as_deref().map(plain))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
+        .bind(MOST_BYTES as i64);
     let rows = sessions.rows(statement).await?;
-    let full = rows.len() > limit;
     let shown = &rows[..rows.len().min(limit)];
-    // One row more than is shown tells that there is a next page.
     let next = match shown.last() {
-        Some(last) if full => Some(last.try_get("id")?),
+        // One more was found than is shown, at least: there is a next page.
+        Some(last) if last.try_get::<i64, _>("found")? > shown.len() as i64 => Some(last.try_get("id")?),
         _ => lowest.filter(|_| candidates.more),
     };
     let mut items = decode_readable(shown);

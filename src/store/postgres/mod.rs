@@ -286,10 +286,17 @@ impl TransactionStore for PostgresStore {
                     .collect();
                 ids.iter().map(|id| found.get(id).cloned().transpose()).collect()
             }
-            Err(failure) => {
-                let error = failure.into_store_error();
-                ids.iter().map(|_| Err(error.clone())).collect()
-            }
+            Err(failure) => match failure.into_store_error() {
+                // A row that the database itself cannot read fails the statement for all.
+                StoreError::Damaged(_) if ids.len() > 1 => {
+                    let mut records = Vec::with_capacity(ids.len());
+                    for id in ids {
+                        records.push(self.get(*id).await);
+                    }
+                    records
+                }
+                error => ids.iter().map(|_| Err(error.clone())).collect(),
+            },
         }
     }
 

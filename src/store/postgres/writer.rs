@@ -95,12 +95,12 @@ impl<J: Job> Writer<J> {
     pub(super) async fn run(&self, job: J) -> Result<J::Answer, StoreError> {
         let deadline = Instant::now() + self.timeout;
         let (reply, answer) = oneshot::channel();
-        let closed = |()| Failure::Closed.into_store_error();
+        let closed = || Failure::Closed.into_store_error();
         let late = || Failure::Silent(self.timeout).into_store_error();
         timeout_at(deadline, async {
             let handed_in = self.queue.send(Pending { job, reply }).await;
-            handed_in.map_err(|_| closed(()))?;
-            answer.await.map_err(|_| closed(()))?
+            handed_in.map_err(|_| closed())?;
+            answer.await.map_err(|_| closed())?
         })
         .await
         .unwrap_or_else(|_| Err(late()))
