@@ -27,6 +27,12 @@ pub(crate) enum Scene {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blow(pub(crate) &'static str, pub(crate) u32, pub(crate) Scene);
 
+impl Blow {
+    pub(crate) fn kills_the_ledger(&self) -> bool {
+        matches!(self.2, Scene::LedgerDies(_))
+    }
+}
+
 pub(crate) const ACCEPT: [Blow; 6] = [
     Blow("accept-before-store", 5, Scene::Usual),
     Blow("store-before-commit", 3, Scene::Usual),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -99,79 +100,112 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     );
 }
 
+/// What a node is at.
+enum Phase {
+    /// It waits for its turn.
+    Down,
+    /// It is to die.
+    Armed(Armed),
+    /// It has died, and runs on as in production.
+    Resting(Rest),
+    /// It has died at all its gaps, and runs on as in production.
+    Through,
+}
+
 /// Kills and starts until every agenda is done. Answers how many deaths there were.
 async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>, log: &Log) -> usize {
-    let mut armed: BTreeMap<usize, Armed> = BTreeMap::new();
-    let mut resting: BTreeMap<usize, Rest> = BTreeMap::new();
-    for agenda in &mut agendas {
-        for number in agenda.nodes.clone() {
-            site.nodes[number].kill().await;
-            if let Some(blow) = arm_next(site, number, agenda).await {
-                armed.insert(number, blow);
-            }
-        }
+    let mut phases: BTreeMap<usize, Phase> = BTreeMap::new();
+    for number in agendas.iter().flat_map(|agenda| agenda.nodes.clone()) {
+        site.nodes[number].kill().await;
+        phases.insert(number, Phase::Down);
     }
     let (mut deaths, mut last) = (0, Instant::now());
-    while !armed.is_empty() || !resting.is_empty() {
+    while !phases.values().all(|phase| matches!(phase, Phase::Through)) {
         let unsettled = unsettled(site).await;
         for agenda in &mut agendas {
             for number in agenda.nodes.clone() {
-                if resting
-                    .get_mut(&number)
-                    .is_some_and(|rest| rest.is_over(&unsettled))
-                {
-                    resting.remove(&number);
-                    site.nodes[number].kill().await;
-                    last = Instant::now();
-                    armed.extend(arm_next(site, number, agenda).await.map(|blow| (number, blow)));
-                    continue;
-                }
-                let Some(status) = site.nodes[number].has_ended() else {
-                    continue;
-                };
-                let Some(dead) = armed.remove(&number) else {
-                    panic!("node {number} ended and had nothing armed: {status}");
-                };
-                let Blow(gap, _, scene) = dead.blow;
-                assert_eq!(status.signal(), Some(SIGKILL), "{gap}: {status}");
-                eprintln!("node {number} died at {gap} after {:?}", dead.since.elapsed());
-                (deaths, last) = (deaths + 1, Instant::now());
-                match scene {
-                    Scene::LedgerAway | Scene::QueueDeleted => site.ledger.line.set(Fault::None),
-                    Scene::LedgerDies(at) if dead.acted.is_none() => {
-                        let crashed = site.ledger.crashed(Duration::from_secs(1)).await;
-                        assert!(crashed, "the ledger did not get to {at}");
-                        site.ledger.start_again().await;
+                // The ledger dies with one at a time. Whoever waits for that is not in the way of the other.
+                let ledger_dies = phases.values().any(|phase| match phase {
+                    Phase::Armed(armed) => armed.blow.kills_the_ledger(),
+                    Phase::Down | Phase::Resting(_) | Phase::Through => false,
+                });
+                let next = agenda.blows.front();
+                let has_ended = site.nodes[number].has_ended();
+                let phase = phases.get_mut(&number).expect("has one");
+                match phase {
+                    Phase::Down if ledger_dies && next.is_some_and(Blow::kills_the_ledger) => {}
+                    Phase::Down => {
+                        *phase = arm_next(site, number, agenda).await;
+                        last = Instant::now();
                     }
-                    _ => {}
+                    Phase::Armed(armed) => match has_ended {
+                        None => act(site, number, armed).await,
+                        Some(status) => {
+                            die(site, number, armed, status).await;
+                            (deaths, last) = (deaths + 1, Instant::now());
+                            *phase = match next {
+                                Some(Blow(_, _, Scene::Inherits)) => Phase::Down,
+                                _ => rest(site, number, armed.blow, log).await,
+                            };
+                        }
+                    },
+                    Phase::Resting(rest) => {
+                        assert_eq!(has_ended, None, "node {number} ended by itself");
+                        if rest.is_over(&unsettled) {
+                            site.nodes[number].kill().await;
+                            *phase = Phase::Down;
+                        }
+                    }
+                    Phase::Through => assert_eq!(has_ended, None, "node {number} ended by itself"),
                 }
-                if matches!(agenda.blows.front(), Some(Blow(_, _, Scene::Inherits))) {
-                    armed.extend(arm_next(site, number, agenda).await.map(|blow| (number, blow)));
-                    continue;
-                }
-                let accepted = log.lock().unwrap_or_else(PoisonError::into_inner);
-                let rest = Rest {
-                    after: gap,
-                    since: Instant::now(),
-                    accepted: accepted.iter().map(|one| one.id.clone()).collect(),
-                };
-                drop(accepted);
-                resting.insert(number, rest);
-                set(site, number, "FAILPOINTS", "");
-                site.start(number).await;
             }
         }
-        for (number, armed) in &mut armed {
-            act(site, *number, armed).await;
-        }
-        let waiting: Vec<_> = armed.values().map(|armed| armed.blow).collect();
-        assert!(last.elapsed() < PATIENCE, "nobody got to {waiting:?}");
+        assert!(last.elapsed() < PATIENCE, "nobody got to {:?}", waiting(&phases));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     deaths
 }
 
-/// A node that has died and runs on as in production.
+/// Where nodes are to die.
+fn waiting(phases: &BTreeMap<usize, Phase>) -> Vec<Blow> {
+    let blow = |phase: &Phase| match phase {
+        Phase::Armed(armed) => Some(armed.blow),
+        Phase::Down | Phase::Resting(_) | Phase::Through => None,
+    };
+    phases.values().filter_map(blow).collect()
+}
+
+/// It has died where it was to die.
+async fn die(site: &mut Site, number: usize, armed: &Armed, status: ExitStatus) {
+    let Blow(gap, _, scene) = armed.blow;
+    assert_eq!(status.signal(), Some(SIGKILL), "{gap}: {status}");
+    eprintln!("node {number} died at {gap} after {:?}", armed.since.elapsed());
+    match scene {
+        Scene::LedgerAway | Scene::QueueDeleted => site.ledger.line.set(Fault::None),
+        Scene::LedgerDies(at) if armed.acted.is_none() => {
+            let crashed = site.ledger.crashed(Duration::from_secs(1)).await;
+            assert!(crashed, "the ledger did not get to {at}");
+            site.ledger.start_again().await;
+        }
+        _ => {}
+    }
+}
+
+/// Starts a node that has died as it is in production.
+async fn rest(site: &mut Site, number: usize, Blow(gap, ..): Blow, log: &Log) -> Phase {
+    let accepted = {
+        let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().map(|one| one.id.clone()).collect()
+    };
+    set(site, number, "FAILPOINTS", "");
+    site.start(number).await;
+    Phase::Resting(Rest {
+        after: gap,
+        since: Instant::now(),
+        accepted,
+    })
+}
+
 struct Rest {
     /// The gap that it died at.
     after: &'static str,
@@ -213,7 +247,6 @@ async fn unsettled(site: &Site) -> Option<BTreeSet<String>> {
     }
 }
 
-/// A node that is to die.
 struct Armed {
     blow: Blow,
     since: Instant,
@@ -221,8 +254,8 @@ struct Armed {
     acted: Option<Instant>,
 }
 
-/// Starts a node that has died with the next gap armed, or as it is in production if there is none.
-async fn arm_next(site: &mut Site, number: usize, agenda: &mut Agenda) -> Option<Armed> {
+/// Starts a node with the next gap armed, or as it is in production if there is none.
+async fn arm_next(site: &mut Site, number: usize, agenda: &mut Agenda) -> Phase {
     let blow = agenda.blows.pop_front();
     set(
         site,
@@ -238,10 +271,12 @@ async fn arm_next(site: &mut Site, number: usize, agenda: &mut Agenda) -> Option
         _ => {}
     }
     site.start(number).await;
-    Some(Armed {
-        blow: blow?,
-        since: Instant::now(),
-        acted: None,
+    blow.map_or(Phase::Through, |blow| {
+        Phase::Armed(Armed {
+            blow,
+            since: Instant::now(),
+            acted: None,
+        })
     })
 }
 
