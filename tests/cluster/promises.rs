@@ -7,8 +7,9 @@ use crate::ledger::Sent;
 use crate::load::Accepted;
 use crate::plan::Limit;
 
-/// Sends at the gateway and arrivals at the ledger are some scheduling apart.
-const SCHEDULING: Duration = Duration::from_millis(250);
+/// Sends at the gateway and arrivals at the ledger are some scheduling apart: a devnet that got no turn for so long, on a
+/// machine with more to do than it can, takes at once what came in meanwhile.
+const SCHEDULING: Duration = Duration::from_millis(500);
 
 /// A record as the API lists it at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -176,12 +176,12 @@ fn arrivals(from: u64, count: u64, apart: u64) -> Vec<Sent> {
 
 #[test]
 fn a_rate_that_was_not_kept_is_noticed() {
-    // 200 a second are 5 ms apart; 70 at once are what burst and scheduling allow.
+    // 200 a second are 5 ms apart; 120 at once are what burst and scheduling allow.
     the_rate_was_kept(&arrivals(1_000, 5_000, 5), &[], LIMIT).expect("kept");
-    the_rate_was_kept(&arrivals(1_000, 70, 0), &[], LIMIT).expect("kept");
-    the_rate_was_kept(&arrivals(1_000, 71, 0), &[], LIMIT).expect_err("a burst too large");
-    the_rate_was_kept(&arrivals(1_000, 500, 4), &[], LIMIT).expect_err("too fast for two seconds");
-    let two = [arrivals(1_000, 70, 0), arrivals(1_100, 60, 0)].concat();
+    the_rate_was_kept(&arrivals(1_000, 120, 0), &[], LIMIT).expect("kept");
+    the_rate_was_kept(&arrivals(1_000, 121, 0), &[], LIMIT).expect_err("a burst too large");
+    the_rate_was_kept(&arrivals(1_000, 800, 4), &[], LIMIT).expect_err("too fast for three seconds");
+    let two = [arrivals(1_000, 120, 0), arrivals(1_100, 60, 0)].concat();
     the_rate_was_kept(&two, &[], LIMIT).expect_err("two bursts");
 }
 
@@ -197,9 +197,9 @@ fn a_rate_is_judged_around_what_was_held_up_but_not_within() {
     .concat();
     the_rate_was_kept(&late, &[], LIMIT).expect_err("too many at once");
     the_rate_was_kept(&late, held_up, LIMIT).expect("all within the rate");
-    let more = [arrivals(2_900, 480, 0)].concat();
+    let more = [arrivals(2_900, 530, 0)].concat();
     the_rate_was_kept(&more, held_up, LIMIT).expect_err("more than two seconds' worth");
-    let after = [arrivals(2_900, 440, 0), arrivals(3_010, 60, 0)].concat();
+    let after = [arrivals(2_900, 440, 0), arrivals(3_010, 90, 0)].concat();
     the_rate_was_kept(&after, held_up, LIMIT).expect_err("both together are too many");
 }
 

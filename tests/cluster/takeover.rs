@@ -69,9 +69,9 @@ async fn a_worker_that_is_killed_is_replaced_within_five_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i6_a_takeover_brings_no_burst_of_its_own() {
     let plan = Plan::new(Topology::Cluster).roles(&["api", "worker", "worker"]);
-    let mut site = plan.limit(50.0, 200.0).start().await;
-    // More than it may do, so that no bucket fills.
-    let load = Load::start(4, Duration::from_millis(50), &site.addresses);
+    let mut site = plan.limit(100.0, 200.0).start().await;
+    // More than it may do, so that much waits and the bucket of the active one never fills.
+    let load = Load::start(8, Duration::from_millis(30), &site.addresses);
     for _ in 0..3 {
         let active = site.active_worker().await;
         site.work_goes_on(100).await;

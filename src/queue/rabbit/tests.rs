@@ -324,6 +324,20 @@ async fn what_is_not_in_the_queue_any_more_is_known_to_be_lost() {
     }
 }
 
+/// Neither who announces nor who consumes finds the queue, and both make it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_announced_while_the_queue_is_made_is_not_lost() {
+    for kind in KINDS {
+        let queue = queue(&shared(kind));
+        let (ledger, three, at) = (main_ledger(), ids(3), now());
+        let (published, consumer) = tokio::join!(queue.publish(&ledger, &three, at), queue.consume(&ledger));
+        assert_eq!(published.expect("publishes"), [true; 3]);
+        let _held = take(&mut *consumer.expect("consumes"), 3).await;
+        let lost = queue.lost_before(&ledger, now()).await.expect("is answered");
+        assert!(lost <= Some(at), "{lost:?}, and announced at {at:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_hand_is_not_lost_although_later_ones_were_delivered() {
     for kind in KINDS {

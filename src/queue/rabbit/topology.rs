@@ -11,6 +11,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ErrorKind, Queue};
 
+use super::UNDER_WAY;
 use super::connect::told;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueType, RabbitSettings};
@@ -28,19 +29,19 @@ const DELIVERY_LIMIT: i32 = 1_000_000_000;
 /// There is no way to ask for that (RabbitMQ 4 always does it), so the name stays free for so long.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// When a queue was made anew, by this process.
+/// Before which moment nothing was in a queue that this process made anew.
 #[derive(Default)]
 pub(super) struct Created(Mutex<Option<Timestamp>>);
 
 impl Created {
     /// What [`Topology::declare`] answered.
-    pub(super) fn note(&self, anew: bool) {
-        if anew {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemClock.now());
+    pub(super) fn note(&self, anew: Option<Timestamp>) {
+        if anew.is_some() {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = anew;
         }
     }
 
-    /// When it was, if nobody asked since.
+    /// That moment, if nobody asked since.
     pub(super) fn take(&self) -> Option<Timestamp> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -69,9 +70,10 @@ impl Topology {
         self.queue.clone()
     }
 
-    /// Sees to it that both queues are there. Answers whether the worker's was not: then nothing that was
-    /// announced before is in it.
-    pub(super) async fn declare(&self, connection: &Connection) -> Result<bool, String> {
+    /// Sees to it that both queues are there. If the worker's was not, answers before which moment nothing that was
+    /// announced is in it. What is being announced meanwhile may be: others make it as well.
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<Option<Timestamp>, String> {
+        let begun = SystemClock.now();
         // Channels of their own: the broker closes the first if there is no queue, the second if it refuses.
         let open = async || connection.create_channel().await.map_err(|error| told(&error));
         let found = self.look(&open().await?).await.map_err(|error| told(&error))?;
@@ -80,7 +82,7 @@ impl Topology {
         }
         self.create(&open().await?).await?;
         failpoint::reached("queue-after-declare");
-        Ok(found.is_none())
+        Ok(found.is_none().then(|| begun.minus(UNDER_WAY)))
     }
 
     async fn create(&self, channel: &Channel) -> Result<(), String> {
