@@ -195,7 +195,7 @@ impl Lane {
         if std::mem::take(&mut intake.waits) {
             tracing::info!(ledger = %parts.name, "the lane has its queue again");
         }
-        if !self.take_charge(&tenure, subscribe).await {
+        if !self.take_charge(&tenure, subscribe, false).await {
             return Ok(());
         }
         let (begun, mut stands_by) = (Instant::now(), true);
@@ -208,7 +208,7 @@ impl Lane {
                 // Of several consumers one is given anything: until now that may have been another.
                 if std::mem::take(&mut stands_by)
                     && begun.elapsed() > STANDBY
-                    && !self.take_charge(&tenure, subscribe).await
+                    && !self.take_charge(&tenure, subscribe, true).await
                 {
                     return Ok(());
                 }
@@ -231,12 +231,17 @@ impl Lane {
     /// Begins where the last one to have the lane ended. Answers `false` if ledger or store are out of reach for so long
     /// that another worker should have a try. Cancel safe.
     #[must_use]
-    async fn take_charge(&self, tenure: &Tenure, subscribe: &mpsc::UnboundedSender<Subscription>) -> bool {
+    async fn take_charge(
+        &self,
+        tenure: &Tenure,
+        subscribe: &mpsc::UnboundedSender<Subscription>,
+        listens: bool,
+    ) -> bool {
         while self.pass().await {
-            match self.resume(tenure).await {
+            match self.resume(tenure, listens).await {
                 Ok(subscription) => {
                     // Whoever settles outlives the lane's loop.
-                    let _settling = subscribe.send(subscription);
+                    let _settling = subscription.map(|subscription| subscribe.send(subscription));
                     // Another worker may have used the limit up to this moment (I6).
                     self.limiter.empty();
                     self.pace.empty();

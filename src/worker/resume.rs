@@ -42,19 +42,25 @@ pub(super) struct Subscription {
 }
 
 impl Lane {
-    /// Adopts and subscribes. To be called before anything is sent.
-    pub(super) async fn resume(&self, tenure: &Tenure) -> Result<Subscription, StoreError> {
+    /// Adopts and subscribes; who `listens` already subscribes again only for what was adopted. To be called before
+    /// anything is sent.
+    pub(super) async fn resume(
+        &self,
+        tenure: &Tenure,
+        listens: bool,
+    ) -> Result<Option<Subscription>, StoreError> {
         let parts = &self.parts;
         let from = parts.store.checkpoint(&parts.name).await?;
-        self.adopt(from.is_some()).await?;
-        Ok(Subscription {
+        let adopted = self.adopt(from.is_some()).await?;
+        Ok((adopted > 0 || !listens).then(|| Subscription {
             outcomes: parts.ledger.outcomes(from),
             tenure: tenure.clone(),
-        })
+        }))
     }
 
-    /// Waits for what is submitted and not waited for yet. Each holds a slot, as long as there are any.
-    async fn adopt(&self, is_replayed: bool) -> Result<(), StoreError> {
+    /// Waits for what is submitted and not waited for yet. Each holds a slot, as long as there are any. Answers how many
+    /// there were.
+    async fn adopt(&self, is_replayed: bool) -> Result<usize, StoreError> {
         let parts = &self.parts;
         let (most, check_after) = (parts.settings.max_in_flight.get(), parts.settings.check_after);
         let submitted = parts.store.submitted(&parts.name, most as usize).await?;
@@ -82,12 +88,13 @@ impl Lane {
             adopted.extend(self.store_changes(put_off).await?);
             failpoint::reached("adopt-after-store");
         }
+        let count = adopted.len();
         for tx in adopted {
             let slot = self.slots.clone().try_acquire_owned().ok();
             let at_most = tx.state.due().map_or(Duration::ZERO, |due| due.since(now));
             self.in_flight.adopt(tx, slot, at_most.min(check_after));
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Stores the checkpoint that was reached, about once a second and a last time when nobody moves it any

@@ -31,6 +31,10 @@ impl Blow {
     pub(crate) fn kills_the_ledger(&self) -> bool {
         matches!(self.2, Scene::LedgerDies(_))
     }
+
+    pub(crate) fn needs_the_ledger_away(&self) -> bool {
+        matches!(self.2, Scene::LedgerAway | Scene::QueueDeleted)
+    }
 }
 
 pub(crate) const ACCEPT: [Blow; 6] = [

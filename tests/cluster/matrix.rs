@@ -124,11 +124,10 @@ async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>, log: &Log) -> us
         let unsettled = unsettled(site).await;
         for agenda in &mut agendas {
             for number in agenda.nodes.clone() {
+                let armed = |is: fn(&Blow) -> bool| waiting(&phases).iter().any(is);
+                let ledger_is_away = armed(Blow::needs_the_ledger_away);
                 // The ledger dies with one at a time. Whoever waits for that is not in the way of the other.
-                let ledger_dies = phases.values().any(|phase| match phase {
-                    Phase::Armed(armed) => armed.blow.kills_the_ledger(),
-                    Phase::Down | Phase::Resting(_) | Phase::Through => false,
-                });
+                let ledger_dies = armed(Blow::kills_the_ledger);
                 let next = agenda.blows.front();
                 let has_ended = site.nodes[number].has_ended();
                 let phase = phases.get_mut(&number).expect("has one");
@@ -151,7 +150,9 @@ async fn die_at_each(site: &mut Site, mut agendas: Vec<Agenda>, log: &Log) -> us
                     },
                     Phase::Resting(rest) => {
                         assert_eq!(has_ended, None, "node {number} ended by itself");
-                        if rest.is_over(&unsettled) {
+                        if ledger_is_away {
+                            rest.since = Instant::now();
+                        } else if rest.is_over(&unsettled) {
                             site.nodes[number].kill().await;
                             *phase = Phase::Down;
                         }
@@ -209,6 +210,7 @@ async fn rest(site: &mut Site, number: usize, Blow(gap, ..): Blow, log: &Log) ->
 struct Rest {
     /// The gap that it died at.
     after: &'static str,
+    /// Since when the ledger can be reached.
     since: Instant,
     /// What was acknowledged before that, as far as it may be unsettled.
     accepted: BTreeSet<String>,

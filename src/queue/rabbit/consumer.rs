@@ -116,7 +116,7 @@ pub(super) async fn consume(
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Result<RabbitConsumer, QueueError> {
     let opening = async {
-        created.note(topology.declare(&link.connection).await?);
+        topology.declare(&link.connection, created).await?;
         let opened = async {
             let channel = link.connection.create_channel().await?;
             let prefetch = settings.prefetch.get();

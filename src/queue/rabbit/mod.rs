@@ -185,7 +185,9 @@ impl WorkQueue for RabbitQueue {
             };
             announcement.publish(longest).await
         };
+        kept.created.announcing(Some(at));
         let result = publishing.await;
+        kept.created.announcing(None);
         let confirmed = result
             .as_ref()
             .map_or(0, |known| known.iter().filter(|yes| **yes).count());

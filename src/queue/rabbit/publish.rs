@@ -122,8 +122,7 @@ impl Announcement<'_> {
             if self.link.channels.is_declared(self.ledger) {
                 return Ok(());
             }
-            self.created
-                .note(self.topology.declare(&self.link.connection).await?);
+            self.topology.declare(&self.link.connection, self.created).await?;
             self.link.channels.set_declared(self.ledger, true);
             Ok(())
         };

@@ -332,7 +332,8 @@ async fn what_is_announced_while_the_queue_is_made_is_not_lost() {
         let (ledger, three, at) = (main_ledger(), ids(3), now());
         let (published, consumer) = tokio::join!(queue.publish(&ledger, &three, at), queue.consume(&ledger));
         assert_eq!(published.expect("publishes"), [true; 3]);
-        let _held = take(&mut *consumer.expect("consumes"), 3).await;
+        let mut consumer = consumer.expect("consumes");
+        let _held = take(&mut *consumer, 3).await;
         let lost = queue.lost_before(&ledger, now()).await.expect("is answered");
         assert!(lost <= Some(at), "{lost:?}, and announced at {at:?}");
     }

@@ -3,7 +3,7 @@
 //! Declaring is repeated whenever a queue may be gone, and changes nothing where it is there. Both kinds of
 //! queue survive a restart of the broker; a quorum queue also the loss of a node.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -11,7 +11,6 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ErrorKind, Queue};
 
-use super::UNDER_WAY;
 use super::connect::told;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueType, RabbitSettings};
@@ -29,21 +28,31 @@ const DELIVERY_LIMIT: i32 = 1_000_000_000;
 /// There is no way to ask for that (RabbitMQ 4 always does it), so the name stays free for so long.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Before which moment nothing was in a queue that this process made anew.
+/// What this process knows of queues that it made anew.
 #[derive(Default)]
-pub(super) struct Created(Mutex<Option<Timestamp>>);
+pub(super) struct Created(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// Nothing that was announced before is in the queue.
+    since: Option<Timestamp>,
+    /// The moment that what is being announced now bears.
+    announcing: Option<Timestamp>,
+}
 
 impl Created {
-    /// What [`Topology::declare`] answered.
-    pub(super) fn note(&self, anew: Option<Timestamp>) {
-        if anew.is_some() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = anew;
-        }
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That moment, if nobody asked since.
+    /// Something that bears this moment is being announced, from now on; nothing is, if it is `None`.
+    pub(super) fn announcing(&self, at: Option<Timestamp>) {
+        self.known().announcing = at;
+    }
+
+    /// Nothing that was announced before this moment was in the queue, if it was made anew and nobody asked since.
     pub(super) fn take(&self) -> Option<Timestamp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.known().since.take()
     }
 }
 
@@ -70,9 +79,10 @@ impl Topology {
         self.queue.clone()
     }
 
-    /// Sees to it that both queues are there. If the worker's was not, answers before which moment nothing that was
-    /// announced is in it. What is being announced meanwhile may be: others make it as well.
-    pub(super) async fn declare(&self, connection: &Connection) -> Result<Option<Timestamp>, String> {
+    /// Sees to it that both queues are there. If the worker's was not, nothing that was announced before is in it, but
+    /// what is being announced meanwhile may be: whoever announces makes it as well.
+    pub(super) async fn declare(&self, connection: &Connection, created: &Created) -> Result<(), String> {
+        let announcing = created.known().announcing;
         let begun = SystemClock.now();
         // Channels of their own: the broker closes the first if there is no queue, the second if it refuses.
         let open = async || connection.create_channel().await.map_err(|error| told(&error));
@@ -82,7 +92,10 @@ impl Topology {
         }
         self.create(&open().await?).await?;
         failpoint::reached("queue-after-declare");
-        Ok(found.is_none().then(|| begun.minus(UNDER_WAY)))
+        if found.is_none() {
+            created.known().since = Some(announcing.map_or(begun, |at| at.min(begun)));
+        }
+        Ok(())
     }
 
     async fn create(&self, channel: &Channel) -> Result<(), String> {
