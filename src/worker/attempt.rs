@@ -275,13 +275,10 @@ impl Lane {
             };
             match outcome {
                 Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
-                Outcome::Absent(_) if self.parts.ledger.deduplicates() => {
+                // Whoever waited for certainty might wait for ever; the ledger takes the same bytes once.
+                Outcome::Absent(_) | Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
                     self.in_flight.expect(tx, slot, self.parts.settings.check_after);
                     resends.push(sent);
-                }
-                // Asked again when the next check falls due, unless its outcome is told before.
-                Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
-                    self.in_flight.expect(tx, slot, self.parts.settings.check_after);
                 }
                 Outcome::Absent(cause) | Outcome::Unknown(cause) => {
                     let first_sent = tx.history.last().and_then(|attempt| attempt.sent_at);

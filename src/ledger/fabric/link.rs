@@ -104,7 +104,7 @@ impl Link {
         // Never closed.
         let _permit = match step {
             Step::Endorse | Step::Submit | Step::Evaluate => bound.acquire().await,
-            // The lane waits for an answer. That nobody could be asked is one.
+            // The lane waits for an answer. That nobody could be asked is one: the same bytes are sent again.
             Step::CommitStatus => match tokio::time::timeout(limit * TURNS, bound.acquire()).await {
                 Ok(permit) => permit,
                 Err(_) => {
