@@ -183,10 +183,7 @@ impl Lane {
         let event = match self.prepare(tx).await {
             Err(PrepareError::AlreadyOnLedger(tx_id)) => return self.found(tx, tx_id).await,
             Err(PrepareError::Postponed(cause)) => self.out_of_reach(tx, cause),
-            Err(PrepareError::Unavailable(cause)) => {
-                self.gate.ledger_failed(self.parts.name.as_str(), &cause);
-                self.out_of_reach(tx, cause)
-            }
+            Err(PrepareError::Unavailable(cause)) => self.ledger_failed(tx, cause),
             // Whoever endorses, or refuses to, has looked for its identifier and not found it.
             Ok(_) | Err(PrepareError::Rejected(_) | PrepareError::Conflict(_)) if is_late => Event::Expired,
             Ok(sent) => {
@@ -205,10 +202,7 @@ impl Lane {
             match self.lookup(&tx_id).await {
                 Outcome::Absent(_) => {}
                 Outcome::Unknown(cause) => return tx.apply(self.out_of_reach(tx, cause), now()),
-                Outcome::Unavailable(cause) => {
-                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
-                    return tx.apply(self.out_of_reach(tx, cause), now());
-                }
+                Outcome::Unavailable(cause) => return tx.apply(self.ledger_failed(tx, cause), now()),
                 verdict @ (Outcome::Committed(_) | Outcome::Conflict(_) | Outcome::Rejected(_)) => {
                     return self.told(tx, tx_id, &verdict);
                 }
@@ -243,9 +237,16 @@ impl Lane {
         found.apply(event, now)
     }
 
+    /// It is tried again later.
     fn out_of_reach(&self, tx: &Transaction, cause: Cause) -> Event {
         let retry_at = self.retry_at(tx, &self.parts.retry.outage, tx.outages + 1);
         Event::Unavailable { cause, retry_at }
+    }
+
+    /// The same, and the lane waits for the ledger.
+    fn ledger_failed(&self, tx: &Transaction, cause: Cause) -> Event {
+        self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+        self.out_of_reach(tx, cause)
     }
 
     /// Asks the ledger about submissions of which nothing was heard.

@@ -17,8 +17,8 @@ use crate::ledger::Sent;
 use crate::load::{Demand, Load};
 use crate::observers::Observers;
 use crate::oracle::{Evidence, judge_by};
-use crate::plan::{Plan, Topology};
-use crate::promises::{Stretch, merged};
+use crate::plan::{Limit, Plan, Topology};
+use crate::promises::{Stretch, arrivals, merged};
 use crate::proxy::Fault;
 use crate::schedule::{How, Target, schedule};
 use crate::support::spawn;
@@ -40,7 +40,10 @@ const MOST_WAITING: usize = 1_000;
 
 /// Submissions a second, and at once. Less than what clients want and an unoptimised build gets through, so that it is
 /// the limit that holds them back; a campaign in which it never does shows nothing of it.
-const LIMIT: (f64, f64) = (100.0, 20.0);
+const LIMIT: Limit = Limit {
+    rate: 100.0,
+    burst: 20.0,
+};
 
 /// Clients get so many accepted in a second, at the least, whatever happens.
 const LEAST_ACCEPTED: u64 = 5;
@@ -96,7 +99,7 @@ async fn campaign(topology: Topology, engine: &'static str) {
 
     let spare = if engine == "sled" { SLED_SPARE } else { 0 };
     let disk = SmallDisk::mount(DISK_BYTES).map(|disk| disk.leaving(spare));
-    let mut plan = Plan::new(topology).engine(engine).limit(LIMIT.0, LIMIT.1);
+    let mut plan = Plan::new(topology).engine(engine).limit(LIMIT.rate, LIMIT.burst);
     match &disk {
         Some(disk) => plan = plan.store_path(disk.path().join("data").to_str().expect("UTF-8")),
         None => {
@@ -174,9 +177,9 @@ async fn campaign(topology: Topology, engine: &'static str) {
     let verdict = judge_by(site, evidence).await;
     let busiest = busiest_second(&verdict.chain);
     assert!(
-        busiest as f64 > 0.8 * LIMIT.0,
+        busiest as f64 > 0.8 * LIMIT.rate,
         "the limit of {} a second was not tried: {busiest} in the busiest one",
-        LIMIT.0
+        LIMIT.rate
     );
     eprintln!("{summary}, {}", told_by(&verdict.chain));
     eprintln!(
@@ -202,8 +205,7 @@ fn held_up(struck: &[Struck]) -> Vec<Stretch> {
 
 /// The most that the ledger saw within a second.
 fn busiest_second(chain: &[Sent]) -> usize {
-    let mut arrivals: Vec<u64> = chain.iter().map(|sent| sent.arrived_at).collect();
-    arrivals.sort_unstable();
+    let arrivals = arrivals(chain.iter());
     let within = |(first, at): (usize, &u64)| arrivals.partition_point(|other| *other < at + 1_000) - first;
     arrivals.iter().enumerate().map(within).max().unwrap_or_default()
 }
@@ -220,12 +222,7 @@ fn told_by(chain: &[Sent]) -> String {
 /// How long it took, from the end of a blow with no other under way, until something took effect again, at worst, or
 /// until the next blow, if that came first; and the longest time without that, whatever was the matter.
 fn pauses(struck: &[Struck], chain: &[Sent]) -> String {
-    let mut valid: Vec<u64> = chain
-        .iter()
-        .filter(|sent| sent.is_valid())
-        .map(|sent| sent.arrived_at)
-        .collect();
-    valid.sort_unstable();
+    let valid = arrivals(chain.iter().filter(|sent| sent.is_valid()));
     let stretches = merged(&struck.iter().map(|one| one.was).collect::<Vec<_>>());
     let mut worst = 0;
     for (number, (_, end)) in stretches.iter().enumerate() {

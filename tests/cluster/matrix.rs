@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -234,19 +234,9 @@ impl Rest {
 
 /// The ids of what is not settled; nothing if no gateway can tell now.
 async fn unsettled(site: &Site) -> Option<BTreeSet<String>> {
-    let mut ids = BTreeSet::new();
-    let mut cursor = String::new();
-    loop {
-        let path = format!("/v1/transactions?status=pending&limit=500{cursor}");
-        let page = site.api().try_get(&path).await?;
-        for record in page["items"].as_array().expect("items") {
-            ids.insert(record["id"].as_str().expect("an id").to_owned());
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return Some(ids),
-        }
-    }
+    let pending = site.listed("&status=pending").await?;
+    let id = |record: &Value| record["id"].as_str().expect("an id").to_owned();
+    Some(pending.iter().map(id).collect())
 }
 
 struct Armed {

@@ -130,30 +130,21 @@ pub(crate) async fn the_backlog_drains(site: &Site) {
 
 /// Every record.
 pub(crate) async fn listed(site: &Site) -> Records {
-    let (mut listed, mut cursor) = (BTreeMap::new(), String::new());
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    loop {
-        let page = site
-            .api()
-            .get(&format!("/v1/transactions?limit=500{cursor}"))
-            .await;
-        for record in page["items"].as_array().expect("items") {
-            let listed_as = Record {
-                status: text(&record["status"]).expect("a status"),
-                tx_id: text(&record["tx_id"]),
-                block: record["block"].as_u64(),
-                counter: (record["function"] == "Add")
-                    .then(|| text(&record["args"][0]))
-                    .flatten(),
-                result: record["result"].as_u64(),
-            };
-            listed.insert(text(&record["id"]).expect("an id"), listed_as);
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return listed,
-        }
-    }
+    let listed = site.listed("").await.expect("the gateway lists");
+    let of = |record: Value| {
+        let listed_as = Record {
+            status: text(&record["status"]).expect("a status"),
+            tx_id: text(&record["tx_id"]),
+            block: record["block"].as_u64(),
+            counter: (record["function"] == "Add")
+                .then(|| text(&record["args"][0]))
+                .flatten(),
+            result: record["result"].as_u64(),
+        };
+        (text(&record["id"]).expect("an id"), listed_as)
+    };
+    listed.into_iter().map(of).collect()
 }
 
 /// What a gateway that was stopped leaves behind.

@@ -147,6 +147,13 @@ pub(crate) fn one_valid_transaction_each(records: &Records, chain: &[Sent]) -> P
     )
 }
 
+/// When these came to the ledger, in order, in ms since 1970.
+pub(crate) fn arrivals<'c>(sent: impl Iterator<Item = &'c Sent>) -> Vec<u64> {
+    let mut arrivals: Vec<u64> = sent.map(|sent| sent.arrived_at).collect();
+    arrivals.sort_unstable();
+    arrivals
+}
+
 /// A stretch of time, in ms since 1970.
 pub(crate) type Stretch = (u64, u64);
 
@@ -156,8 +163,7 @@ pub(crate) type Stretch = (u64, u64);
 /// While the ledger or the line to it was held up, arrivals say nothing about when things were sent: what came in
 /// such a stretch may have been sent at any time in it, so that no stretch is judged that begins or ends there.
 pub(crate) fn the_rate_was_kept(chain: &[Sent], held_up: &[Stretch], limit: Limit) -> Result<f64, String> {
-    let mut arrivals: Vec<u64> = chain.iter().map(|sent| sent.arrived_at).collect();
-    arrivals.sort_unstable();
+    let arrivals = arrivals(chain.iter());
     let (mut held, mut fullest, mut before) = (0.0_f64, 0.0_f64, 0);
     let mut held_up = merged(held_up).into_iter().peekable();
     let mut drain = |held: f64, until: u64, and_more: f64| {

@@ -9,6 +9,7 @@ use std::sync::{Arc, MutexGuard};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::ledger::Ledger;
@@ -167,6 +168,23 @@ impl Site {
             (self.ledger.chain.sent().await.len() > before + submissions).then_some(())
         })
         .await;
+    }
+
+    /// Every record that a query lists; nothing if the gateway cannot tell now.
+    pub(crate) async fn listed(&self, query: &str) -> Option<Vec<Value>> {
+        let (mut records, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/transactions?limit=500{query}{cursor}");
+            let mut page = self.api().try_get(&path).await?;
+            match page["items"].take() {
+                Value::Array(items) => records.extend(items),
+                other => panic!("no items: {other}"),
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Some(records),
+            }
+        }
     }
 
     /// The name of the ledger's queue.
