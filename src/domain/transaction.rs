@@ -323,6 +323,11 @@ impl Transaction {
         }
     }
 
+    /// When its latest attempt was first sent, if it was.
+    pub fn sent_at(&self) -> Option<Timestamp> {
+        self.history.last().and_then(|attempt| attempt.sent_at)
+    }
+
     /// Whether it has reached its end.
     pub fn is_settled(&self) -> bool {
         self.status() != Status::Pending

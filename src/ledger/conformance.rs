@@ -110,12 +110,22 @@ async fn number(ledger: &dyn LedgerBackend, calls: &Calls, name: &str) -> i64 {
     json.get().trim_matches('"').parse().expect("a number")
 }
 
+async fn is_absent(ledger: &dyn LedgerBackend, tx_id: &LedgerTxId) {
+    let found = ledger.lookup(tx_id).await;
+    assert!(
+        matches!(found, Outcome::Absent(_) | Outcome::Unknown(_)),
+        "{found:?}"
+    );
+    let found = ledger.search(tx_id).await;
+    assert!(matches!(found, Outcome::Absent(_)), "{found:?}");
+}
+
 async fn preparing_has_no_effect(ledger: &dyn LedgerBackend, calls: &Calls) {
     let before = number(ledger, calls, "prepared").await;
     let one = prepare(ledger, &(calls.add)("prepared", 1)).await;
     let two = prepare(ledger, &(calls.add)("prepared", 1)).await;
     assert_ne!(one.tx_id, two.tx_id, "every preparation has its own identifier");
-    assert!(matches!(ledger.lookup(&one.tx_id).await, Outcome::Absent(_)));
+    is_absent(ledger, &one.tx_id).await;
     assert_eq!(number(ledger, calls, "prepared").await, before);
 }
 
@@ -303,7 +313,7 @@ async fn a_stream_goes_on_where_its_reader_stopped(ledger: &dyn LedgerBackend, c
 
 async fn nonsense_is_refused(ledger: &dyn LedgerBackend, calls: &Calls) {
     let never = LedgerTxId("f".repeat(64));
-    assert!(matches!(ledger.lookup(&never).await, Outcome::Absent(_)));
+    is_absent(ledger, &never).await;
 
     let refused = (calls.refused)();
     let error = ledger.prepare(fresh(), &refused).await.expect_err("refused");

@@ -157,10 +157,15 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// set up anew) means from now on.
     fn outcomes(&self, from: Option<Checkpoint>) -> Outcomes;
 
-    /// What became of one submission. [`Outcome::Absent`] if the ledger does not have it, which has to be certain: it is
-    /// what lets a transaction of a restored store fail. [`Outcome::Unknown`] if there is no final word on it yet, or
-    /// nobody who could tell.
+    /// What became of one submission, as far as one question tells. [`Outcome::Unknown`] if there is no final word on it
+    /// yet, or nobody who could tell. Asked of whatever is overdue, so it has to be cheap.
     async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome;
+
+    /// The same, at whatever it costs to tell [`Outcome::Absent`] from [`Outcome::Unknown`]. The former has to be certain:
+    /// it is what lets a transaction of a restored store fail.
+    async fn search(&self, tx_id: &LedgerTxId) -> Outcome {
+        self.lookup(tx_id).await
+    }
 
     /// Runs a read-only call.
     ///

@@ -1,9 +1,10 @@
-//! One batch on its way out: claim, prepare, store, submit; or, for what may have been sent already, check.
+//! One batch on its way out: claim, prepare, store, submit; or, for what was sent already, [`check`](super::check).
 //!
 //! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
 //! then stands in the last stored state, from which the next delivery goes on.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use metrics::Counter;
@@ -20,15 +21,12 @@ use crate::ledger::{PrepareError, SubmitError};
 use crate::queue::{Delivery, Tenure};
 use crate::store::{Change, StoreError};
 
-/// A ledger that cannot deduplicate is asked for this long before a person has to decide.
-const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
-
 /// So many records that cannot be read are remembered.
 const MOST_UNREADABLE: usize = 10_000;
 
 /// Whoever announced it may have a clock that is ahead of ours by so much. A repeated message can bring a
 /// retry forward by as much, which the version check makes harmless.
-const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(1);
+const CLOCK_SKEW: Duration = Duration::from_secs(1);
 
 /// Why something was not sent, as far as is known.
 enum Unsent {
@@ -138,7 +136,7 @@ impl Lane {
             }
             State::Submitted { .. } => old.apply(
                 Event::CheckClaimed {
-                    check_at: now.plus(settings.check_after),
+                    check_at: now.plus(self.patience(old, now)),
                 },
                 now,
             ),
@@ -199,7 +197,7 @@ impl Lane {
         // Those who endorse may lag behind the ledger: it is asked by the identifier before this one fails.
         if tx.rewound && matches!(event, Event::Expired | Event::Rejected { .. }) {
             let tx_id = self.parts.ledger.identify(tx.submission());
-            match self.lookup(&tx_id).await {
+            match self.search(&tx_id).await {
                 Outcome::Absent(_) => {}
                 Outcome::Unknown(cause) => return tx.apply(self.out_of_reach(tx, cause), now()),
                 Outcome::Unavailable(cause) => return tx.apply(self.ledger_failed(tx, cause), now()),
@@ -249,58 +247,8 @@ impl Lane {
         self.out_of_reach(tx, cause)
     }
 
-    /// Asks the ledger about submissions of which nothing was heard.
-    async fn check(
-        &self,
-        checks: Vec<Transaction>,
-        slots: Vec<Slot>,
-        tenure: &Tenure,
-    ) -> Result<(), StoreError> {
-        if checks.is_empty() {
-            return Ok(());
-        }
-        failpoint::reached("check-before-lookup");
-        let outcomes = join_all(checks.iter().map(|tx| async {
-            match tx.state.sent() {
-                Some(sent) => self.lookup(&sent.tx_id).await,
-                None => Outcome::Unknown(Cause::new("NOT_SENT", "nothing was sent")),
-            }
-        }))
-        .await;
-        failpoint::reached("check-after-lookup");
-        let (mut settled, mut parked, mut resends) = (Vec::new(), Vec::new(), Vec::new());
-        let now = self.parts.clock.now();
-        for ((tx, outcome), slot) in checks.into_iter().zip(outcomes).zip(slots) {
-            let Some(sent) = tx.state.sent().cloned() else {
-                continue;
-            };
-            match outcome {
-                Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
-                // Whoever waited for certainty might wait for ever; the ledger takes the same bytes once.
-                Outcome::Absent(_) | Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
-                    self.in_flight.expect(tx, slot, self.parts.settings.check_after);
-                    resends.push(sent);
-                }
-                Outcome::Absent(cause) | Outcome::Unknown(cause) => {
-                    let first_sent = tx.history.last().and_then(|attempt| attempt.sent_at);
-                    if first_sent.is_none_or(|at| now.since(at) >= PARK_AFTER)
-                        && let Some(new) = self.legal(tx.apply(Event::Unresolvable { cause }, now))
-                    {
-                        parked.push(Change { old: tx, new });
-                    }
-                }
-                verdict @ (Outcome::Committed(_) | Outcome::Conflict(_) | Outcome::Rejected(_)) => {
-                    settled.push((tx, verdict));
-                }
-            }
-        }
-        self.settle(&settled).await?;
-        self.store_changes(parked).await?;
-        self.submit(resends, tenure, &self.parts.metrics.resends).await
-    }
-
     /// Sends stored bytes whose outcomes are already awaited. `counter` counts those that go out.
-    async fn submit(
+    pub(super) async fn submit(
         &self,
         sends: Vec<Prepared>,
         tenure: &Tenure,
@@ -312,11 +260,11 @@ impl Lane {
             match result {
                 Ok(()) => {}
                 // Whoever took over asks the ledger when the check falls due, and sends these bytes if need be.
-                Err(Unsent::LaneLost) => drop(self.in_flight.take(&sent.tx_id)),
+                Err(Unsent::LaneLost) => drop(self.in_flight.forget(&sent.tx_id)),
                 Err(Unsent::Refused(SubmitError::Rejected(cause))) => {
                     rejected.extend(
                         self.in_flight
-                            .take(&sent.tx_id)
+                            .forget(&sent.tx_id)
                             .map(|tx| (tx, Outcome::Rejected(cause))),
                     );
                 }
@@ -346,13 +294,18 @@ impl Lane {
         prepared.unwrap_or_else(|late| Err(PrepareError::Unavailable(late)))
     }
 
-    async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
-        self.within(self.parts.ledger.lookup(tx_id))
-            .await
-            .unwrap_or_else(Outcome::Unavailable)
+    pub(super) async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
+        let told = self.within(self.parts.ledger.lookup(tx_id)).await;
+        told.unwrap_or_else(Outcome::Unavailable)
+    }
+
+    async fn search(&self, tx_id: &LedgerTxId) -> Outcome {
+        let told = self.within(self.parts.ledger.search(tx_id)).await;
+        told.unwrap_or_else(Outcome::Unavailable)
     }
 
     async fn send(&self, sent: &Prepared, tenure: &Tenure, counter: &Counter) -> Result<(), Unsent> {
+        let sending = self.in_flight.sending(&sent.tx_id);
         let ready = self.within(self.parts.ledger.ready()).await.flatten();
         ready.map_err(|cause| Unsent::Refused(SubmitError::Unavailable(cause)))?;
         self.pace.take(1).await;
@@ -364,7 +317,9 @@ impl Lane {
         let answer = self.within(self.parts.ledger.submit(sent)).await;
         failpoint::reached("submit-after-reply");
         let answer = answer.unwrap_or_else(|late| Err(SubmitError::Unknown(late)));
-        answer.map_err(Unsent::Refused)
+        answer.map_err(Unsent::Refused)?;
+        sending.taken();
+        Ok(())
     }
 
     /// When the `tries`-th try that ended this way is repeated; `None` if the budget is used up. A rewound one is tried

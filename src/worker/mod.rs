@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! queue -> slot -> permit -> claim -> prepare -> store -> submit -> (outcome) -> store -> tell
-//!          mod.rs            attempt.rs                             settle.rs
+//!          mod.rs            attempt.rs                   check.rs  settle.rs
 //! ```
 //!
 //! - Before anything is sent, the bytes and the ledger's identifier are stored (I2). What is prepared again has the
@@ -17,6 +17,7 @@
 //!   mark brings both back to this lane.
 
 mod attempt;
+mod check;
 mod gate;
 mod in_flight;
 mod limiter;

@@ -91,8 +91,8 @@ impl Lane {
         let count = adopted.len();
         for tx in adopted {
             let slot = self.slots.clone().try_acquire_owned().ok();
-            let at_most = tx.state.due().map_or(Duration::ZERO, |due| due.since(now));
-            self.in_flight.adopt(tx, slot, at_most.min(check_after));
+            let at_most = self.until_check(&tx, now);
+            self.in_flight.adopt(tx, slot, at_most);
         }
         Ok(count)
     }

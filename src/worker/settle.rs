@@ -67,7 +67,7 @@ impl Lane {
     async fn settle_group(&self, outcomes: Vec<(LedgerTxId, Outcome)>, stop: &CancellationToken) -> bool {
         let ours = outcomes
             .into_iter()
-            .filter_map(|(tx_id, outcome)| Some((self.in_flight.take(&tx_id)?, outcome)));
+            .filter_map(|(tx_id, outcome)| Some((self.in_flight.told(&tx_id)?, outcome)));
         let ours: Vec<_> = ours.collect();
         if ours.is_empty() {
             return true;

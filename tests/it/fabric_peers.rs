@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use sluicegate::clock::SystemClock;
 use sluicegate::config::{self, BackendSettings, FabricSettings};
 use sluicegate::domain::{
@@ -155,20 +156,45 @@ async fn i2_silence_of_a_peer_is_not_taken_for_absence() {
     let known = network.submit().await;
     are_told(&mut stream, &[&known]).await;
     let never = network.prepare().await.expect("endorsed").tx_id;
-    let lookup = async |id| network.ledger.lookup(id).await;
-    assert!(matches!(lookup(&never).await, Outcome::Absent(_)));
+    let search = async |id| network.ledger.search(id).await;
+    assert!(matches!(search(&never).await, Outcome::Absent(_)));
     network.lines[0].set(Fault::Stall);
     for id in [&known, &never] {
         network.lines[1].set(Fault::Stall);
-        assert!(matches!(lookup(id).await, Outcome::Unknown(_)), "nobody answered");
+        assert!(matches!(search(id).await, Outcome::Unknown(_)), "nobody answered");
         network.lines[1].set(Fault::None);
     }
     // The other one is asked in its turn.
     let asked = async {
-        while !matches!(lookup(&known).await, Outcome::Committed(_)) {}
-        while !matches!(lookup(&never).await, Outcome::Absent(_)) {}
+        while !matches!(search(&known).await, Outcome::Committed(_)) {}
+        while !matches!(search(&never).await, Outcome::Absent(_)) {}
     };
     tokio::time::timeout(DEADLINE, asked).await.expect("in time");
+    network.devnet.stop().await;
+}
+
+/// After a restore, many may be searched for at once, and each has to be told for certain. A look-up asks for no more than
+/// the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_told_to_be_absent_at_once_if_they_are_searched_for() {
+    let network = Network::start().await;
+    let mut stream = network.ledger.outcomes(None);
+    let known = network.submit().await;
+    are_told(&mut stream, &[&known]).await;
+    let ids: Vec<_> = (0..200).map(|n| LedgerTxId(format!("{n:064x}"))).collect();
+    let streams = async || network.devnet.get("/").await["calls"]["deliver_filtered"].clone();
+    let before = streams().await;
+    let found = join_all(ids.iter().take(50).map(|id| network.ledger.lookup(id))).await;
+    assert!(
+        found.iter().all(|one| matches!(one, Outcome::Unknown(_))),
+        "{found:?}"
+    );
+    assert_eq!(streams().await, before, "a look-up opened a stream");
+    let found = join_all(ids.iter().map(|id| network.ledger.search(id))).await;
+    assert!(
+        found.iter().all(|one| matches!(one, Outcome::Absent(_))),
+        "{found:?}"
+    );
     network.devnet.stop().await;
 }
 

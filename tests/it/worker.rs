@@ -17,6 +17,7 @@ use sluicegate::kv::{self, Batch, EngineKind};
 use sluicegate::ledger::LedgerBackend;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::eventually;
 use crate::support::scripted::{Act, Scripted};
 
 /// A gateway whose only ledger is scripted.
@@ -168,6 +169,67 @@ async fn i2_what_got_lost_is_sent_again_byte_for_byte() {
         assert_eq!(ledger.prepared.load(Ordering::SeqCst), 1, "{act:?}");
         lab.stop().await;
     }
+}
+
+/// A ledger that takes more than it can do must not be given the same things again, or it never comes to an end.
+#[tokio::test]
+async fn what_is_only_late_is_neither_looked_up_nor_sent_again() {
+    const COUNT: usize = 12;
+    const CHECK_AFTER: Duration = Duration::from_secs(2);
+    let ledger = Scripted::new(&[Act::Hold; 2 * COUNT], true);
+    let mut patient = settings();
+    let worker = &mut patient.ledgers.get_mut("main").expect("main").worker;
+    worker.check_after = CHECK_AFTER;
+    let lab = Lab::start(&ledger, patient).await;
+    let mut ids = Vec::new();
+    for _ in 0..COUNT {
+        ids.push(lab.accept("Pay").await);
+    }
+    // Its outcomes come one by one, over three times as long as the gateway waits before it checks.
+    for id in ids {
+        eventually("the ledger has something to do", async || {
+            ledger.release_first().then_some(())
+        })
+        .await;
+        tokio::time::sleep(CHECK_AFTER / 4).await;
+        lab.settled(id).await;
+    }
+    assert_eq!(
+        (ledger.lookups.load(Ordering::SeqCst), ledger.sends().len()),
+        (0, COUNT)
+    );
+    assert_eq!(ledger.effects(), COUNT);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_not_left_yet_is_neither_looked_up_nor_sent_again() {
+    let ledger = Scripted::new(&[], true);
+    let mut patient = settings();
+    let main = patient.ledgers.get_mut("main").expect("main");
+    main.worker.lease = Duration::from_secs(20);
+    let until = Instant::now() + main.worker.check_after * 20;
+    *ledger.connected_at.lock().unwrap() = until;
+    let lab = Lab::start(&ledger, patient).await;
+    let tx = lab.settled(lab.accept("Pay").await).await;
+    assert!(Instant::now() > until && matches!(tx.state, State::Done { .. }));
+    assert_eq!(
+        (ledger.lookups.load(Ordering::SeqCst), ledger.sends().len()),
+        (0, 1)
+    );
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_gets_lost_again_and_again_is_sent_at_growing_distances() {
+    let ledger = Scripted::new(&[Act::LoseAll; 5], true);
+    let lab = Lab::start(&ledger, settings()).await;
+    lab.settled(lab.accept("Pay").await).await;
+    let sent = ledger.sent.lock().unwrap().clone();
+    let took = sent[5].1 - sent[0].1;
+    // Checked after 50, 100, 200, 400 and 800 ms, instead of every 50.
+    assert!(took > Duration::from_millis(600), "{took:?}");
+    lab.stop().await;
 }
 
 #[tokio::test]

@@ -99,7 +99,8 @@ impl Link {
         };
         let purpose = match step {
             Step::Evaluate => Purpose::Querying,
-            Step::Endorse | Step::Submit | Step::CommitStatus => Purpose::Submitting,
+            Step::CommitStatus => Purpose::LookingUp,
+            Step::Endorse | Step::Submit => Purpose::Submitting,
         };
         // Never closed.
         let _permit = match step {

@@ -68,6 +68,9 @@ const ORDERER_PAUSE: Duration = Duration::from_secs(1);
 /// How long a peer may take to tell its newest block, when that is to show whether it works at all.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
+/// The same, when that is to prove that a transaction is absent; of a restored store, thousands may have to be.
+const SURELY: Duration = Duration::from_secs(2);
+
 /// A channel of a Fabric network.
 pub struct FabricLedger {
     link: Arc<Link>,
@@ -140,19 +143,19 @@ impl FabricLedger {
     /// Whether a chaincode that a peer knows nothing of does not exist: it has been so for long, and that peer has all
     /// the blocks that were ever seen.
     async fn is_absent(&self, chaincode: &str, peer: Option<usize>) -> bool {
-        self.absent.for_long(chaincode, Instant::now()) && self.has_all_blocks(peer).await
+        self.absent.for_long(chaincode, Instant::now()) && self.has_all_blocks(peer, AT_ONCE).await
     }
 
-    /// Whether a peer has all blocks that were ever seen, and tells so at once.
-    async fn has_all_blocks(&self, peer: Option<usize>) -> bool {
+    /// Whether a peer has all blocks that were ever seen, and tells so in time.
+    async fn has_all_blocks(&self, peer: Option<usize>, limit: Duration) -> bool {
         let seen = self.link.reached.load(Ordering::Relaxed);
-        self.newest_block_of(peer)
+        self.newest_block_of(peer, limit)
             .await
             .is_some_and(|newest| newest >= seen)
     }
 
-    /// The newest block of one peer, if it tells it at once.
-    async fn newest_block_of(&self, peer: Option<usize>) -> Option<u64> {
+    /// The newest block of one peer, if it tells it in time.
+    async fn newest_block_of(&self, peer: Option<usize>, limit: Duration) -> Option<u64> {
         let asked = async {
             let line = self.link.peers.line_from(peer?).await.ok()?;
             let same = Some(line.peer) == peer;
@@ -162,7 +165,40 @@ impl FabricLedger {
                 None
             }
         };
-        tokio::time::timeout(AT_ONCE, asked).await.ok().flatten()
+        tokio::time::timeout(limit, asked).await.ok().flatten()
+    }
+
+    /// What a peer tells of a transaction; and which peer, if it was asked and said nothing.
+    async fn ask(&self, tx_id: &LedgerTxId) -> (Outcome, Option<usize>) {
+        let keys = self.link.wallet.keys();
+        let message = self.link.sender(&keys).ask_status(&tx_id.0);
+        let asked = self
+            .link
+            .call(Step::CommitStatus, message, async |channel, request| {
+                GatewayClient::new(channel).commit_status(request).await
+            });
+        let Failed { failure, peer } = match asked.await {
+            Ok(answer) => {
+                let told = verdict(answer.result, tx_id, answer.block_number).unwrap_or_else(|| {
+                    Outcome::Unknown(Cause::new("NOT_VALIDATED", "the peer has no final word yet"))
+                });
+                return (told, None);
+            }
+            Err(failed) => failed,
+        };
+        match failure {
+            Failure::Unknown(cause) => {
+                // Another one may know more.
+                if let Some(peer) = peer {
+                    self.link.peers.pass_over(Purpose::LookingUp, peer);
+                }
+                (Outcome::Unknown(cause), peer)
+            }
+            Failure::Rejected(cause) | Failure::Conflict(cause) | Failure::Known(cause) => {
+                (Outcome::Unknown(cause), None)
+            }
+            Failure::Postponed(cause) | Failure::Unavailable(cause) => (Outcome::Unavailable(cause), None),
+        }
     }
 
     async fn newest_block(&self) -> Result<u64, Cause> {
@@ -271,7 +307,7 @@ impl LedgerBackend for FabricLedger {
             }
             // A function that takes too long is no outage, if its peer answers otherwise.
             Failure::Unavailable(cause)
-                if cause.code == TIMEOUT && self.newest_block_of(peer).await.is_some() =>
+                if cause.code == TIMEOUT && self.newest_block_of(peer, AT_ONCE).await.is_some() =>
             {
                 PrepareError::Postponed(cause)
             }
@@ -329,35 +365,16 @@ impl LedgerBackend for FabricLedger {
     }
 
     async fn lookup(&self, tx_id: &LedgerTxId) -> Outcome {
-        let keys = self.link.wallet.keys();
-        let message = self.link.sender(&keys).ask_status(&tx_id.0);
-        let asked = self
-            .link
-            .call(Step::CommitStatus, message, async |channel, request| {
-                GatewayClient::new(channel).commit_status(request).await
-            });
-        let Failed { failure, peer } = match asked.await {
-            Ok(answer) => {
-                return verdict(answer.result, tx_id, answer.block_number).unwrap_or_else(|| {
-                    Outcome::Unknown(Cause::new("NOT_VALIDATED", "the peer has no final word yet"))
-                });
-            }
-            Err(failed) => failed,
-        };
-        match failure {
+        self.ask(tx_id).await.0
+    }
+
+    async fn search(&self, tx_id: &LedgerTxId) -> Outcome {
+        match self.ask(tx_id).await {
             // A peer says nothing of what it does not know, so its silence counts if it answers otherwise.
-            Failure::Unknown(cause) if self.has_all_blocks(peer).await => Outcome::Absent(cause),
-            Failure::Unknown(cause) => {
-                // Another one may know more.
-                if let Some(peer) = peer {
-                    self.link.peers.pass_over(Purpose::Submitting, peer);
-                }
-                Outcome::Unknown(cause)
+            (Outcome::Unknown(cause), silent) if self.has_all_blocks(silent, SURELY).await => {
+                Outcome::Absent(cause)
             }
-            Failure::Rejected(cause) | Failure::Conflict(cause) | Failure::Known(cause) => {
-                Outcome::Unknown(cause)
-            }
-            Failure::Postponed(cause) | Failure::Unavailable(cause) => Outcome::Unavailable(cause),
+            (outcome, _) => outcome,
         }
     }
 

@@ -30,17 +30,19 @@ pub(super) struct Peers {
     wallet: Arc<Wallet>,
     peers: Vec<Peer>,
     /// The peer to ask first, for each purpose.
-    favourites: [AtomicUsize; 2],
+    favourites: [AtomicUsize; 3],
 }
 
-/// What a call is for. Each purpose has a favourite peer of its own, so that no query can drive submissions from a peer
-/// that works to one that does not.
+/// What a call is for. Each purpose has a favourite peer of its own, so that no query and no look-up can drive submissions
+/// from a peer that works to one that does not.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
-    /// Endorsing, submitting, and asking what became of it.
-    Submitting = 0,
+    /// Endorsing and submitting.
+    Submitting,
     /// Queries of whoever asks.
-    Querying = 1,
+    Querying,
+    /// Asking what became of a transaction.
+    LookingUp,
 }
 
 struct Peer {
@@ -76,7 +78,7 @@ impl Peers {
         Self {
             wallet,
             peers: urls.iter().map(peer).collect(),
-            favourites: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            favourites: Default::default(),
         }
     }
 
@@ -141,8 +143,9 @@ impl Peers {
     /// The connection of `peer` does not work: it is dropped, and another peer is asked first.
     pub(super) fn failed(&self, peer: usize) {
         self.peers[peer].held().take();
-        self.pass_over(Purpose::Submitting, peer);
-        self.pass_over(Purpose::Querying, peer);
+        for purpose in [Purpose::Submitting, Purpose::Querying, Purpose::LookingUp] {
+            self.pass_over(purpose, peer);
+        }
     }
 
     /// Another peer is asked first from now on.

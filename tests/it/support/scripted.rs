@@ -62,7 +62,7 @@ pub(crate) struct Scripted {
     pub(crate) refuses: AtomicBool,
     /// Who the gateway is to it.
     pub(crate) identity: Mutex<&'static str>,
-    held: Mutex<Vec<LedgerTxId>>,
+    held: Mutex<VecDeque<LedgerTxId>>,
 }
 
 impl Scripted {
@@ -186,7 +186,10 @@ impl LedgerBackend for Scripted {
             Act::Conflict => (Outcome::Conflict(cause("MVCC_READ_CONFLICT")), true),
             Act::Reject => (Outcome::Rejected(cause("ENDORSEMENT_POLICY_FAILURE")), true),
             Act::Hold => {
-                self.held.lock().unwrap().push(id);
+                let mut held = self.held.lock().unwrap();
+                if !held.contains(&id) {
+                    held.push_back(id);
+                }
                 return Ok(());
             }
             Act::LoseAll => return Err(SubmitError::Unknown(cause("TIMEOUT"))),
@@ -250,12 +253,18 @@ impl LedgerBackend for Scripted {
 impl Scripted {
     /// What was held takes effect and is told.
     pub(crate) fn release(&self) {
-        let held: Vec<_> = self.held.lock().unwrap().drain(..).collect();
-        for id in held {
-            let verdict = self.commit(&id);
-            self.verdicts.lock().unwrap().insert(id.clone(), verdict.clone());
-            self.told.send_modify(|told| told.push((id, verdict)));
-        }
+        while self.release_first() {}
+    }
+
+    /// What was held first takes effect and is told, if anything is held.
+    pub(crate) fn release_first(&self) -> bool {
+        let Some(id) = self.held.lock().unwrap().pop_front() else {
+            return false;
+        };
+        let verdict = self.commit(&id);
+        self.verdicts.lock().unwrap().insert(id.clone(), verdict.clone());
+        self.told.send_modify(|told| told.push((id, verdict)));
+        true
     }
 
     fn commit(&self, id: &LedgerTxId) -> Outcome {
