@@ -290,7 +290,7 @@ pub async fn hot_key(count: u64, quiet: Duration) -> Measured {
         |function, args| json!({"ledger": "main", "contract": "counter", "function": function, "args": args});
     let folder = tempfile::tempdir().expect("folder");
     // With as many tries as it takes; 20 are built in.
-    let server = simulator(folder.path(), 2_000.0, "[ledgers.main.retry]\nmax_attempts = 0\n");
+    let server = simulator(folder.path(), 400.0, "[ledgers.main.retry]\nmax_attempts = 0\n");
     let hot = || {
         let query = call("Get", json!(["hot"])).to_string();
         let answer = body(&ask(&server.address, "POST", "/v1/query", &query));

@@ -182,8 +182,8 @@ pub(super) fn within_lease(section: &Section<'_>, settings: &mut FabricSettings,
     for (key, limit, times) in [
         ("endorse_timeout_ms", &mut settings.endorse_timeout, 1),
         ("submit_timeout_ms", &mut settings.submit_timeout, 1),
-        // It may wait for its turn twice as long before.
-        ("commit_status_timeout_ms", &mut settings.commit_status_timeout, 3),
+        // It may wait for its turn twice as long before, and after it, as long for proof that the peer is well.
+        ("commit_status_timeout_ms", &mut settings.commit_status_timeout, 4),
     ] {
         let most = half / times;
         if *limit < most {

@@ -270,6 +270,7 @@ impl Lane {
                 }
                 // The check falls due: the ledger is asked, and the same bytes go out again if need be.
                 Err(Unsent::Refused(SubmitError::Unavailable(cause))) => {
+                    self.in_flight.release(&sent.tx_id);
                     self.gate.ledger_failed(self.parts.name.as_str(), &cause);
                 }
                 Err(Unsent::Refused(SubmitError::Unknown(cause))) => {

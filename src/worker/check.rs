@@ -44,9 +44,11 @@ impl Lane {
         slots: Vec<Slot>,
         tenure: &Tenure,
     ) -> Result<(), StoreError> {
-        let now = self.parts.clock.now();
+        let claimed = self.parts.clock.now();
+        let until_next = |tx: &Transaction| self.until_check(tx, claimed);
+        let quiet = self.parts.settings.check_after;
         let overdue = checks.into_iter().zip(slots).filter_map(|(tx, slot)| {
-            let (at_most, quiet) = (self.until_check(&tx, now), self.parts.settings.check_after);
+            let at_most = until_next(&tx);
             self.in_flight.await_on(tx, slot, at_most, quiet)
         });
         let (checks, slots): (Vec<_>, Vec<_>) = overdue.unzip();
@@ -68,11 +70,14 @@ impl Lane {
             let Some(sent) = tx.state.sent().cloned() else {
                 continue;
             };
+            if !self.in_flight.answered(&sent.tx_id) {
+                continue;
+            }
             match outcome {
                 Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
                 // Whoever waited for certainty might wait for ever; the ledger takes the same bytes once.
                 Outcome::Absent(_) | Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
-                    let at_most = self.until_check(&tx, now);
+                    let at_most = until_next(&tx);
                     self.in_flight.expect(tx, slot, at_most);
                     resends.push(sent);
                 }
@@ -88,8 +93,13 @@ impl Lane {
                 }
             }
         }
-        self.settle(&settled).await?;
-        self.store_changes(parked).await?;
-        self.submit(resends, tenure, &self.parts.metrics.resends).await
+        let store = async {
+            self.settle(&settled).await?;
+            self.store_changes(parked).await
+        };
+        // What is to be sent is awaited already, so it has to be.
+        let resend = self.submit(resends, tenure, &self.parts.metrics.resends);
+        let (stored, resent) = tokio::join!(store, resend);
+        stored.map(drop).and(resent)
     }
 }

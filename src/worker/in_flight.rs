@@ -6,9 +6,9 @@
 //! same bytes would be sent again and again. Nothing here has to survive a crash.
 //!
 //! A ledger that has more to do than it can must not be asked for more because it is late: a submission that is overdue
-//! is only looked up, and sent again, if there is reason to believe it lost. It is none while our own call has not
-//! ended, nor while the ledger took it and goes on telling outcomes of what was sent before it (the idea of TCP's RACK,
-//! RFC 8985).
+//! is only looked up, and sent again, if there is reason to believe it lost. There is none while our own call has not
+//! ended, nor while the ledger, having taken it, goes on telling outcomes, and none yet of what was first sent after that
+//! (the idea of TCP's RACK, RFC 8985).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,8 @@ struct Awaited {
     /// Until when an outcome that is late is still of use.
     at_last: Instant,
     slot: Option<Slot>,
+    /// When this process first began to send it.
+    begun: Option<Instant>,
     sent: Sent,
 }
 
@@ -40,6 +42,8 @@ enum Sent {
     Now,
     /// The ledger took it.
     Taken(Instant),
+    /// Nothing for certain; the ledger is being asked.
+    Asked,
 }
 
 impl Awaited {
@@ -50,6 +54,7 @@ impl Awaited {
             until,
             at_last: until + at_most,
             slot,
+            begun: None,
             sent: Sent::Perhaps,
         }
     }
@@ -68,8 +73,8 @@ struct All {
 struct Told {
     /// When it told something last.
     at: Instant,
-    /// When the last sent of all that was told was taken.
-    up_to: Instant,
+    /// When the last of all that was told was first sent.
+    up_to: Option<Instant>,
 }
 
 impl InFlight {
@@ -81,8 +86,13 @@ impl InFlight {
     pub(crate) fn expect(&self, tx: Transaction, slot: Slot, at_most: Duration) {
         if let State::Submitted { sent, .. } = &tx.state {
             let tx_id = sent.tx_id.clone();
-            let awaited = Awaited::new(tx, Some(slot), at_most);
-            self.all().awaited.insert(tx_id, awaited);
+            let mut all = self.all();
+            let begun = all.awaited.get(&tx_id).and_then(|entry| entry.begun);
+            let entry = Awaited {
+                begun,
+                ..Awaited::new(tx, Some(slot), at_most)
+            };
+            all.awaited.insert(tx_id, entry);
         }
     }
 
@@ -97,8 +107,8 @@ impl InFlight {
         }
     }
 
-    /// Goes on awaiting one for `at_most`, if there is no reason to believe it lost; else gives it back. That the ledger
-    /// told nothing for `quiet` is a reason.
+    /// Goes on awaiting one for `at_most`. If there is reason to believe it lost, gives it back to be looked up, and awaits it
+    /// without its slot until it is [`answered`](Self::answered). That the ledger told nothing for `quiet` is a reason.
     pub(crate) fn await_on(
         &self,
         tx: Transaction,
@@ -106,41 +116,47 @@ impl InFlight {
         at_most: Duration,
         quiet: Duration,
     ) -> Option<(Transaction, Slot)> {
+        let tx_id = &tx.state.sent()?.tx_id;
         let mut all = self.all();
-        let All { awaited, told } = &mut *all;
-        let Some(entry) = tx.state.sent().and_then(|sent| awaited.get_mut(&sent.tx_id)) else {
-            return Some((tx, slot));
+        let before = all.awaited.remove(tx_id);
+        let (begun, sent) = before.map_or((None, Sent::Perhaps), |entry| (entry.begun, entry.sent));
+        let is_on_its_way = match (sent, &all.told) {
+            (Sent::Now, _) => true,
+            (Sent::Taken(at), Some(told)) => {
+                told.at.elapsed() < quiet && told.up_to.is_none_or(|begun| begun <= at)
+            }
+            (Sent::Taken(_), None) | (Sent::Perhaps | Sent::Asked, _) => false,
         };
-        let is_on_its_way = match entry.sent {
-            Sent::Perhaps => false,
-            Sent::Now => true,
-            Sent::Taken(at) => told
-                .as_ref()
-                .is_some_and(|told| told.at.elapsed() < quiet && told.up_to <= at),
+        let (slot, sent, back) = match is_on_its_way {
+            true => (Some(slot), sent, None),
+            false => (None, Sent::Asked, Some((tx.clone(), slot))),
         };
-        if !is_on_its_way {
-            return Some((tx, slot));
-        }
-        *entry = Awaited {
-            sent: entry.sent,
-            ..Awaited::new(tx, Some(slot), at_most)
+        let entry = Awaited {
+            begun,
+            sent,
+            ..Awaited::new(tx.clone(), slot, at_most)
         };
-        None
+        all.awaited.insert(tx_id.clone(), entry);
+        back
+    }
+
+    /// One was looked up. Answers whether it is awaited still: if not, it was told meanwhile.
+    pub(crate) fn answered(&self, tx_id: &LedgerTxId) -> bool {
+        let mut all = self.all();
+        let entry = all.awaited.get_mut(tx_id);
+        entry.map(|entry| entry.sent = Sent::Perhaps).is_some()
     }
 
     /// One that is awaited is being sent, until what this answers is dropped.
     pub(crate) fn sending<'f>(&'f self, tx_id: &'f LedgerTxId) -> Sending<'f> {
-        self.note(tx_id, Sent::Now);
+        if let Some(entry) = self.all().awaited.get_mut(tx_id) {
+            entry.begun.get_or_insert_with(Instant::now);
+            entry.sent = Sent::Now;
+        }
         Sending {
             in_flight: self,
             tx_id,
             sent: Sent::Perhaps,
-        }
-    }
-
-    fn note(&self, tx_id: &LedgerTxId, sent: Sent) {
-        if let Some(entry) = self.all().awaited.get_mut(tx_id) {
-            entry.sent = sent;
         }
     }
 
@@ -153,16 +169,11 @@ impl InFlight {
     pub(crate) fn told(&self, tx_id: &LedgerTxId) -> Option<Transaction> {
         let mut all = self.all();
         let entry = all.awaited.remove(tx_id)?;
-        let now = Instant::now();
-        let up_to = match entry.sent {
-            Sent::Taken(at) => Some(at),
-            // It arrived, but nobody knows when.
-            Sent::Now | Sent::Perhaps => None,
-        };
-        let before = all.told.as_ref().map(|told| told.up_to);
-        if let Some(up_to) = up_to.max(before) {
-            all.told = Some(Told { at: now, up_to });
-        }
+        let before = all.told.as_ref().and_then(|told| told.up_to);
+        all.told = Some(Told {
+            at: Instant::now(),
+            up_to: before.max(entry.begun),
+        });
         Some(entry.tx)
     }
 
@@ -171,13 +182,21 @@ impl InFlight {
         self.all().awaited.remove(tx_id).map(|awaited| awaited.tx)
     }
 
-    /// Frees the slots of those whose check is due, and forgets those that nothing came of after that.
+    /// Frees its slot before its check is due.
+    pub(crate) fn release(&self, tx_id: &LedgerTxId) {
+        if let Some(entry) = self.all().awaited.get_mut(tx_id) {
+            entry.slot = None;
+        }
+    }
+
+    /// Frees the slots of those whose check is due, and forgets those that nothing came of after that, but for those that
+    /// are being sent or looked up.
     pub(crate) fn release_due(&self, now: Instant) {
         self.all().awaited.retain(|_, awaited| {
             if awaited.until <= now {
                 awaited.slot = None;
             }
-            awaited.at_last > now
+            awaited.at_last > now || matches!(awaited.sent, Sent::Now | Sent::Asked)
         });
     }
 }
@@ -198,7 +217,9 @@ impl Sending<'_> {
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        self.in_flight.note(self.tx_id, self.sent);
+        if let Some(entry) = self.in_flight.all().awaited.get_mut(self.tx_id) {
+            entry.sent = self.sent;
+        }
     }
 }
 
@@ -239,6 +260,7 @@ mod tests {
         let slot = || slots.clone().try_acquire_owned().expect("a free slot");
         let in_flight = InFlight::default();
         let gives_up = |name: &str, quiet| in_flight.await_on(submitted(name), slot(), LONG, quiet).is_some();
+        let told = |name: &str| in_flight.told(&LedgerTxId(name.into())).expect("awaited");
         let send = |name: &str| {
             in_flight.expect(submitted(name), slot(), LONG);
             in_flight.sending(&LedgerTxId(name.into())).taken();
@@ -252,20 +274,45 @@ mod tests {
         drop(sending);
         assert!(gives_up("sent", LONG), "it may not have arrived");
 
-        for name in ["first", "second", "third"] {
+        // Each gets a moment of its own: what was sent at the same moment says nothing of one another.
+        for name in ["first", "second", "third", "fourth", "fifth"] {
             send(name);
+            std::thread::sleep(Duration::from_millis(1));
         }
         assert!(gives_up("second", LONG), "the ledger tells nothing at all");
-        in_flight.told(&LedgerTxId("first".into())).expect("awaited");
-        assert!(!gives_up("second", LONG), "its turn is to come");
+        told("first");
+        assert!(!gives_up("third", LONG), "its turn is to come");
         assert!(
-            gives_up("second", Duration::ZERO),
+            gives_up("third", Duration::ZERO),
             "the ledger tells nothing any more"
         );
-        in_flight.told(&LedgerTxId("third".into())).expect("awaited");
-        assert!(gives_up("second", LONG), "it was passed over");
-        send("fourth");
-        assert!(!gives_up("fourth", LONG));
+        // Sent again; what is told now may be the copy that was sent first.
+        send("second");
+        told("second");
+        assert!(!gives_up("fourth", LONG), "its turn is to come");
+        told("fifth");
+        assert!(gives_up("fourth", LONG), "it was passed over");
+    }
+
+    #[test]
+    fn what_is_told_while_it_is_looked_up_is_known_to_be() {
+        const SHORT: Duration = Duration::from_millis(1);
+        let slots = Arc::new(Semaphore::new(2));
+        let slot = || slots.clone().try_acquire_owned().expect("a free slot");
+        let in_flight = InFlight::default();
+        let id = |name: &str| LedgerTxId(name.into());
+        for name in ["told", "untold"] {
+            let given = in_flight.await_on(submitted(name), slot(), SHORT, SHORT);
+            assert!(given.is_some_and(|(tx, _)| tx.state.sent().is_some()));
+        }
+        assert_eq!(slots.available_permits(), 2, "a slot is held by one only");
+        // However long the ledger takes to answer.
+        in_flight.release_due(Instant::now() + SHORT * 1_000);
+        assert!(in_flight.told(&id("told")).is_some());
+        assert!(!in_flight.answered(&id("told")));
+        assert!(in_flight.answered(&id("untold")));
+        in_flight.release_due(Instant::now() + SHORT * 1_000);
+        assert!(!in_flight.awaits(&id("untold")), "nothing is kept for ever");
     }
 
     #[test]

@@ -29,6 +29,11 @@ struct Network {
 
 impl Network {
     async fn start() -> Self {
+        Self::asked_for(Duration::from_millis(500)).await
+    }
+
+    /// One whose peers may take so long for a look-up.
+    async fn asked_for(limit: Duration) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let devnet = FabricDevnet::start(&folder.path().join("devnet"), &["--no-tls"]).await;
         let port = devnet.address.port();
@@ -46,7 +51,7 @@ impl Network {
             .collect();
         settings.endorse_timeout = Duration::from_millis(500);
         settings.submit_timeout = Duration::from_millis(500);
-        settings.commit_status_timeout = Duration::from_millis(500);
+        settings.commit_status_timeout = limit;
         settings.stall_after = Duration::from_secs(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let ledger = FabricLedger::open(settings, Arc::new(SystemClock), &tasks, stop).expect("opens");
@@ -177,7 +182,7 @@ async fn i2_silence_of_a_peer_is_not_taken_for_absence() {
 /// the transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_are_told_to_be_absent_at_once_if_they_are_searched_for() {
-    let network = Network::start().await;
+    let network = Network::asked_for(Duration::from_secs(2)).await;
     let mut stream = network.ledger.outcomes(None);
     let known = network.submit().await;
     are_told(&mut stream, &[&known]).await;

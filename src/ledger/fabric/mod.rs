@@ -68,9 +68,6 @@ const ORDERER_PAUSE: Duration = Duration::from_secs(1);
 /// How long a peer may take to tell its newest block, when that is to show whether it works at all.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// The same, when that is to prove that a transaction is absent; of a restored store, thousands may have to be.
-const SURELY: Duration = Duration::from_secs(2);
-
 /// A channel of a Fabric network.
 pub struct FabricLedger {
     link: Arc<Link>,
@@ -369,9 +366,10 @@ impl LedgerBackend for FabricLedger {
     }
 
     async fn search(&self, tx_id: &LedgerTxId) -> Outcome {
+        let limit = self.link.settings.commit_status_timeout;
         match self.ask(tx_id).await {
             // A peer says nothing of what it does not know, so its silence counts if it answers otherwise.
-            (Outcome::Unknown(cause), silent) if self.has_all_blocks(silent, SURELY).await => {
+            (Outcome::Unknown(cause), silent) if self.has_all_blocks(silent, limit).await => {
                 Outcome::Absent(cause)
             }
             (outcome, _) => outcome,
