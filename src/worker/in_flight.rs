@@ -116,9 +116,9 @@ impl InFlight {
         at_most: Duration,
         quiet: Duration,
     ) -> Option<(Transaction, Slot)> {
-        let tx_id = &tx.state.sent()?.tx_id;
+        let tx_id = tx.state.sent()?.tx_id.clone();
         let mut all = self.all();
-        let before = all.awaited.remove(tx_id);
+        let before = all.awaited.remove(&tx_id);
         let (begun, sent) = before.map_or((None, Sent::Perhaps), |entry| (entry.begun, entry.sent));
         let is_on_its_way = match (sent, &all.told) {
             (Sent::Now, _) => true,
@@ -127,16 +127,16 @@ impl InFlight {
             }
             (Sent::Taken(_), None) | (Sent::Perhaps | Sent::Asked, _) => false,
         };
-        let (slot, sent, back) = match is_on_its_way {
-            true => (Some(slot), sent, None),
-            false => (None, Sent::Asked, Some((tx.clone(), slot))),
+        let (sent, held, back) = match is_on_its_way {
+            true => (sent, Some(slot), None),
+            false => (Sent::Asked, None, Some((tx.clone(), slot))),
         };
         let entry = Awaited {
             begun,
             sent,
-            ..Awaited::new(tx.clone(), slot, at_most)
+            ..Awaited::new(tx, held, at_most)
         };
-        all.awaited.insert(tx_id.clone(), entry);
+        all.awaited.insert(tx_id, entry);
         back
     }
 
@@ -240,7 +240,7 @@ mod tests {
             until: now,
         };
         let sent = Prepared {
-            tx_id: LedgerTxId(tx_id.into()),
+            tx_id: id(tx_id),
             envelope: "bytes".into(),
             response: None,
             touched: None,
@@ -253,23 +253,34 @@ mod tests {
             })
     }
 
+    fn id(name: &str) -> LedgerTxId {
+        LedgerTxId(name.into())
+    }
+
+    fn slot(slots: &Arc<Semaphore>) -> Slot {
+        slots.clone().try_acquire_owned().expect("a free slot")
+    }
+
     #[test]
     fn what_is_late_is_given_up_only_for_a_reason() {
         const LONG: Duration = Duration::from_secs(3_600);
         let slots = Arc::new(Semaphore::new(100));
-        let slot = || slots.clone().try_acquire_owned().expect("a free slot");
         let in_flight = InFlight::default();
-        let gives_up = |name: &str, quiet| in_flight.await_on(submitted(name), slot(), LONG, quiet).is_some();
-        let told = |name: &str| in_flight.told(&LedgerTxId(name.into())).expect("awaited");
+        let gives_up = |name: &str, quiet| {
+            in_flight
+                .await_on(submitted(name), slot(&slots), LONG, quiet)
+                .is_some()
+        };
+        let told = |name: &str| in_flight.told(&id(name)).expect("awaited");
         let send = |name: &str| {
-            in_flight.expect(submitted(name), slot(), LONG);
-            in_flight.sending(&LedgerTxId(name.into())).taken();
+            in_flight.expect(submitted(name), slot(&slots), LONG);
+            in_flight.sending(&id(name)).taken();
         };
         assert!(gives_up("unheard of", LONG));
 
-        let id = LedgerTxId("sent".into());
-        in_flight.expect(submitted("sent"), slot(), LONG);
-        let sending = in_flight.sending(&id);
+        let sent = id("sent");
+        in_flight.expect(submitted("sent"), slot(&slots), LONG);
+        let sending = in_flight.sending(&sent);
         assert!(!gives_up("sent", Duration::ZERO), "its call has not ended");
         drop(sending);
         assert!(gives_up("sent", LONG), "it may not have arrived");
@@ -298,11 +309,9 @@ mod tests {
     fn what_is_told_while_it_is_looked_up_is_known_to_be() {
         const SHORT: Duration = Duration::from_millis(1);
         let slots = Arc::new(Semaphore::new(2));
-        let slot = || slots.clone().try_acquire_owned().expect("a free slot");
         let in_flight = InFlight::default();
-        let id = |name: &str| LedgerTxId(name.into());
         for name in ["told", "untold"] {
-            let given = in_flight.await_on(submitted(name), slot(), SHORT, SHORT);
+            let given = in_flight.await_on(submitted(name), slot(&slots), SHORT, SHORT);
             assert!(given.is_some_and(|(tx, _)| tx.state.sent().is_some()));
         }
         assert_eq!(slots.available_permits(), 2, "a slot is held by one only");
@@ -318,11 +327,9 @@ mod tests {
     #[test]
     fn a_late_outcome_finds_its_transaction_but_holds_no_slot_for_it() {
         let slots = Arc::new(Semaphore::new(1));
-        let slot = || slots.clone().try_acquire_owned().expect("a free slot");
         let (in_flight, check_after) = (InFlight::default(), Duration::from_secs(5));
         let begun = Instant::now();
-        let id = |name: &str| LedgerTxId(name.into());
-        in_flight.expect(submitted("a"), slot(), check_after);
+        in_flight.expect(submitted("a"), slot(&slots), check_after);
         in_flight.release_due(begun + check_after / 2);
         assert_eq!(slots.available_permits(), 0, "its outcome is expected");
 
@@ -331,12 +338,12 @@ mod tests {
         in_flight.release_due(due);
         assert_eq!(slots.available_permits(), 1, "others may go on");
         assert!(
-            in_flight.forget(&id("a")).is_some(),
+            in_flight.told(&id("a")).is_some(),
             "it is told late, and not lost"
         );
-        assert!(in_flight.forget(&id("a")).is_none(), "once");
+        assert!(in_flight.told(&id("a")).is_none(), "once");
 
-        in_flight.expect(submitted("b"), slot(), check_after);
+        in_flight.expect(submitted("b"), slot(&slots), check_after);
         in_flight.release_due(begun + check_after * 3);
         assert!(!in_flight.awaits(&id("b")), "nothing is kept for ever");
         assert_eq!(slots.available_permits(), 1);
