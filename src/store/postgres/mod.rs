@@ -41,6 +41,8 @@ mod exact_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod log_tests;
+#[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
 mod sharing_tests;
