@@ -93,7 +93,7 @@ pub fn router(
         .route("/v1/events", get(events::all))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{name}", get(ledgers::get));
+        .route("/v1/ledgers/{name}", get(ledgers::get).patch(ledgers::steer));
     finish(routes, Api::new(gateway, metrics, settings, tasks))
 }
 

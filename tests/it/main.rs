@@ -50,6 +50,7 @@ mod resume;
 mod rewound;
 #[path = "../support/disk.rs"]
 mod small_disk;
+mod steering;
 mod support;
 mod waiting;
 mod worker;
