@@ -98,6 +98,8 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// Origins whose pages may use the API in a browser, each as browsers send it; `*` stands for any.
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for HttpSettings {
@@ -108,6 +110,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            cors_origins: Vec::new(),
         }
     }
 }

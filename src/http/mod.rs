@@ -4,14 +4,19 @@
 //! all the same, and a repeat with the same idempotency key finds it.
 
 mod body;
+mod docs;
 mod dto;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod health;
+mod hygiene;
 mod ledgers;
+mod openapi;
 mod params;
 mod server;
+mod switch;
+mod trace;
 mod transactions;
 
 use std::sync::Arc;
@@ -19,19 +24,24 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+use utoipa_axum::routes;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
+use self::openapi::{Document, Documented};
+use self::trace::Trace;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
 
 pub use error::Code;
 pub use server::serve;
+pub use trace::TraceContext;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -40,10 +50,11 @@ pub(crate) struct Api {
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
+    document: Document,
 }
 
 impl Api {
-    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
+    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings, document: Document) -> Self {
         Self {
             gateway,
             metrics,
@@ -52,37 +63,59 @@ impl Api {
                 time: settings.body_timeout,
             },
             longest_wait: settings.max_wait,
+            document,
         }
     }
 }
 
 /// All routes.
 pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    let routes = Router::new()
-        .route(
-            "/v1/transactions",
-            post(transactions::submit).get(transactions::list),
-        )
-        .route("/v1/transactions/{id}", get(transactions::get))
-        .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
-        .route("/v1/query", post(ledgers::query))
-        .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{name}", get(ledgers::get));
-    finish(routes, gateway, metrics, settings)
+    finish(api(), docs::pages(), gateway, metrics, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
 pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    finish(Router::new(), gateway, metrics, settings)
+    finish(operations(), Router::new(), gateway, metrics, settings)
 }
 
-/// Adds what every process offers.
-fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    let api = Api::new(gateway, metrics, settings);
-    routes
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
+/// What a gateway with the built-in settings serves as `/openapi.json`.
+pub fn openapi() -> String {
+    let (_, document) = api().split(&HttpSettings::default());
+    format!("{document:#}")
+}
+
+/// What every process offers.
+fn operations() -> Documented {
+    Documented::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+}
+
+/// The whole API.
+fn api() -> Documented {
+    operations()
+        .routes(routes!(openapi::get))
+        .routes(routes!(transactions::submit, transactions::list))
+        .routes(routes!(transactions::get))
+        .routes(routes!(transactions::attempts))
+        .routes(routes!(ledgers::query))
+        .routes(routes!(ledgers::list))
+        .routes(routes!(ledgers::get))
+}
+
+/// Adds what no route stands for. `pages` are for people, and not in the document.
+fn finish(
+    routes: Documented,
+    pages: Router<Api>,
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+) -> Router {
+    let (routes, document) = routes.split(settings);
+    let api = Api::new(gateway, metrics, settings, Document::new(&document));
+    let router = routes
+        .merge(pages)
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(CatchPanicLayer::custom(|_| {
@@ -93,18 +126,35 @@ fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings
             )
             .into_response()
         }))
-        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .layer(hygiene::gzip());
+    let router = match hygiene::cors(&settings.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
 }
 
-async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// What is done about every request: it is named, counted, and its answer completed.
+async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = known_method(request.method().as_str());
-    let response = next.run(request).await;
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    let method = known_method(request.method().as_str());
+    let trace = Trace::of(request.headers());
+    if let Some(context) = trace.context() {
+        request.extensions_mut().insert(context);
+    }
+    let mut response = next.run(request).instrument(trace.span()).await;
+    let status = response.status();
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(request.id = trace.request_id(), method, route, "a request failed");
+    }
+    hygiene::complete(response.headers_mut());
+    trace.tell(response.headers_mut());
     api.metrics
-        .http_request(method, route, response.status().as_u16(), start.elapsed());
+        .http_request(method, route, status.as_u16(), start.elapsed());
     response
 }
 
@@ -122,11 +172,12 @@ fn known_method(method: &str) -> &'static str {
     }
 }
 
-async fn no_route(request: Request) -> ApiError {
-    ApiError::new(
-        Code::NoRoute,
-        format!("there is nothing at {}", request.uri().path()),
-    )
+async fn no_route(uri: Uri) -> ApiError {
+    nothing_at(&uri)
+}
+
+fn nothing_at(uri: &Uri) -> ApiError {
+    ApiError::new(Code::NoRoute, format!("there is nothing at {}", uri.path()))
 }
 
 async fn wrong_method(request: Request) -> ApiError {
