@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Code};
 use super::openapi::schemas::{CallName, ConflictKey, Labels, Transient};
-use crate::domain::{Argument, LedgerName, Request};
+use crate::domain::{Argument, LedgerName, Request, Timestamp};
 use crate::gateway::{FieldError, Gateway, Query};
 
 /// How large a body may be, and how long it may take.
@@ -55,10 +55,16 @@ pub(crate) struct SubmitBody {
     /// It fails as `expired` if it was not submitted to the ledger after so many seconds.
     #[schema(minimum = 1, maximum = 31_622_400)]
     expires_in_seconds: Option<u32>,
+    /// It is not submitted to the ledger before this moment.
+    #[serde(default, deserialize_with = "moment")]
+    not_before: Option<Timestamp>,
     /// The caller's own labels, shown and searchable, never sent to the ledger.
     #[serde(default, deserialize_with = "unique_names")]
     #[schema(value_type = Labels)]
     metadata: BTreeMap<String, String>,
+    /// Only in a batch, where one header cannot serve all.
+    #[schema(ignore)]
+    idempotency_key: Option<String>,
 }
 
 /// A contract call that only reads.
@@ -150,7 +156,21 @@ fn unique_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
     deserializer.deserialize_map(Names)
 }
 
+/// Reads an RFC 3339 moment.
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let wrong = || D::Error::custom("must be a moment such as 2026-01-31T12:00:00Z");
+    Timestamp::parse_rfc3339(&text).map(Some).ok_or_else(wrong)
+}
+
 impl SubmitBody {
+    /// The idempotency key of an item of a batch.
+    pub(crate) fn take_key(&mut self) -> Option<String> {
+        self.idempotency_key.take()
+    }
+
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
         let (ledger, contract, function) = call(gateway, self.ledger, self.contract, self.function)?;
         let Some(ledger) = LedgerName::new(&ledger) else {
@@ -167,6 +187,8 @@ impl SubmitBody {
             transient: self.transient,
             conflict_keys: self.conflict_keys,
             expires_in_seconds: self.expires_in_seconds,
+            not_before: self.not_before,
+            callback_url: None,
             metadata: self.metadata,
         })
     }
@@ -188,22 +210,18 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let declared = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = declared.map(|text| {
-        text.split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    });
-    essence.is_some_and(|essence| {
+    media_type(headers).is_some_and(|essence| {
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
     })
 }
 
-async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
+/// What the body is declared as, parameters aside, in lower case.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let declared = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(declared.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+pub(super) async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
             Code::BodyTooLarge,
@@ -235,7 +253,7 @@ async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::new(Code::MalformedJson, "the body is empty"));
     }

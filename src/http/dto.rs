@@ -1,6 +1,7 @@
 //! Records as clients see them. Borrowed from the record and written once.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -8,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::openapi::schemas::AnyJson;
 use crate::domain::{
-    Argument, Attempt, AttemptOutcome, LedgerName, ReadWriteSet, Stage, State, Status, Timestamp,
-    Transaction, TransactionId,
+    Action, Argument, Attempt, AttemptOutcome, LedgerName, ReadWriteSet, Stage, State, Status, TenantName,
+    Timestamp, Transaction, TransactionId,
 };
 use crate::gateway::LaneStatus;
 
@@ -72,6 +73,62 @@ pub(crate) struct TransactionView<'a> {
     result: Option<&'a RawValue>,
     /// The caller's labels.
     metadata: &'a BTreeMap<String, String>,
+    /// Whose it is.
+    #[schema(value_type = TenantName)]
+    tenant: &'a str,
+    /// It is not submitted before this moment.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
+    not_before: Option<Timestamp>,
+    /// Who is told when it is settled.
+    #[schema(required)]
+    callback_url: Option<&'a str>,
+    /// The failed transaction that it does again.
+    #[schema(required)]
+    retry_of: Option<TransactionId>,
+    /// The one that does it again; told where one record is read, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(crate) retried_by: Option<TransactionId>,
+    submitted_by: SubmitterView<'a>,
+    /// What people did to it, oldest first.
+    actions: Vec<ActionView<'a>>,
+}
+
+/// Who brought a transaction.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Submitter)]
+struct SubmitterView<'a> {
+    /// `key:…`, `jwt:…`, `cert:…` or `anonymous`; null if it is not known.
+    #[schema(required)]
+    by: Option<&'a str>,
+    /// From which address.
+    #[schema(required, value_type = Option<String>)]
+    from: Option<IpAddr>,
+}
+
+/// What a person did to a transaction.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Action)]
+struct ActionView<'a> {
+    /// `cancel`, `retry` or `settle`.
+    action: &'a str,
+    by: &'a str,
+    #[serde(serialize_with = "rfc3339")]
+    at: Timestamp,
+    #[schema(required)]
+    note: Option<&'a str>,
+}
+
+impl<'a> From<&'a Action> for ActionView<'a> {
+    fn from(action: &'a Action) -> Self {
+        Self {
+            action: &action.action,
+            by: &action.by,
+            at: action.at,
+            note: action.note.as_deref(),
+        }
+    }
 }
 
 /// Why a transaction failed, or why a parked one waits.
@@ -132,6 +189,16 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
             ledger_code: receipt.and_then(|receipt| receipt.code.as_deref()),
             result: receipt.and_then(|receipt| receipt.result.as_deref()),
             metadata: &request.metadata,
+            tenant: tx.tenant.as_str(),
+            not_before: request.not_before,
+            callback_url: request.callback_url.as_deref(),
+            retry_of: tx.origin.retry_of,
+            retried_by: None,
+            submitted_by: SubmitterView {
+                by: tx.origin.by.as_deref(),
+                from: tx.origin.from,
+            },
+            actions: tx.actions.iter().map(ActionView::from).collect(),
         }
     }
 }

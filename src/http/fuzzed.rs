@@ -93,7 +93,7 @@ impl Fuzzed {
             Ok(wait) => assert!(wait <= self.0.longest_wait),
             Err(error) => refused(error).await,
         }
-        match params::listing(pairs) {
+        match params::listing(pairs, &crate::gateway::Caller::anonymous()) {
             Ok(listing) => {
                 assert!((1..=500).contains(&listing.limit));
                 let Some(id) = listing.cursor else { return };

@@ -7,12 +7,14 @@ use axum::response::Response;
 
 use super::Api;
 use super::body::{QueryBody, read_json};
+use super::caller::Who;
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
 use super::openapi::examples;
 use super::params::Name;
 use super::transactions::{json, tagged};
 use crate::domain::LedgerName;
+use crate::gateway::Scope;
 
 /// List ledgers
 ///
@@ -29,9 +31,10 @@ use crate::domain::LedgerName;
         (status = 304, description = "Nothing has changed", headers(("ETag" = String, description = "Changes with the answer"))),
     )
 )]
-pub(crate) async fn list(State(api): State<Api>, headers: HeaderMap) -> Response {
+pub(crate) async fn list(State(api): State<Api>, who: Who, headers: HeaderMap) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let items = api.gateway.lanes().into_iter().map(LaneView::from).collect();
-    tagged(&headers, &LanesView { items })
+    Ok(tagged(&headers, &LanesView { items }))
 }
 
 /// Read a ledger
@@ -55,9 +58,11 @@ pub(crate) async fn list(State(api): State<Api>, headers: HeaderMap) -> Response
 )]
 pub(crate) async fn get(
     State(api): State<Api>,
+    who: Who,
     Name(name): Name,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let lane = api.gateway.lane(&name);
     let lane = lane.ok_or_else(|| ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(&name).detail))?;
     Ok(tagged(&headers, &LaneView::from(lane)))
@@ -80,9 +85,11 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn query(
     State(api): State<Api>,
+    who: Who,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
     let (ledger, query) = body.into_query(&api.gateway)?;
     let result = api.gateway.query(&ledger, &query).await?;

@@ -3,7 +3,10 @@
 //! Handlers keep no state. A dropped connection drops its handler; what was handed to the store is stored
 //! all the same, and a repeat with the same idempotency key finds it.
 
+mod actions;
+mod batch;
 mod body;
+mod caller;
 mod docs;
 mod dto;
 mod error;
@@ -98,7 +101,11 @@ fn api() -> Documented {
         .routes(routes!(openapi::get))
         .routes(routes!(transactions::submit, transactions::list))
         .routes(routes!(transactions::get))
+        .routes(routes!(batch::submit))
         .routes(routes!(transactions::attempts))
+        .routes(routes!(actions::cancel))
+        .routes(routes!(actions::retry))
+        .routes(routes!(actions::settle))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get))

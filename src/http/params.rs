@@ -11,7 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::error::{ApiError, Code};
-use crate::domain::{LedgerName, Stage, Status, Timestamp, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, TransactionId};
+use crate::gateway::Caller;
 use crate::store::Filter;
 
 const DEFAULT_LIMIT: usize = 50;
@@ -150,6 +151,22 @@ pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Resu
     Ok(result)
 }
 
+/// The only parameter of a batch: `?atomic=true`.
+pub(crate) fn atomic_only(pairs: Vec<(String, String)>) -> Result<bool, ApiError> {
+    each_once(&pairs)?;
+    let mut atomic = false;
+    for (name, value) in pairs {
+        let pointer = format!("#query/{name}");
+        atomic = match (name.as_str(), value.as_str()) {
+            ("atomic", "true") => true,
+            ("atomic", "false") => false,
+            ("atomic", _) => return Err(bad(&pointer, "must be true or false")),
+            _ => return Err(bad(&pointer, "is not known here; the only parameter is atomic")),
+        };
+    }
+    Ok(atomic)
+}
+
 /// Of two values, one would be passed over.
 fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
     let mut seen = BTreeSet::new();
@@ -162,6 +179,8 @@ fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
 /// What a listing asks for.
 pub(crate) struct Listing {
     pub(crate) filter: Filter,
+    /// Only the record that came with this idempotency key.
+    pub(crate) key: Option<String>,
     pub(crate) cursor: Option<TransactionId>,
     pub(crate) limit: usize,
     /// Which listing it is, whatever the page.
@@ -173,10 +192,12 @@ pub(crate) struct Listing {
 pub(crate) struct FilterPrint([u8; 8]);
 
 impl FilterPrint {
-    fn of(pairs: &[(String, String)]) -> Self {
+    fn of(pairs: &[(String, String)], caller: &Caller) -> Self {
         let paging = |name: &str| ["cursor", "limit"].contains(&name);
         let filters: BTreeSet<_> = pairs.iter().filter(|(name, _)| !paging(name)).collect();
         let mut hash = Sha256::new();
+        // Nor is the listing of one tenant that of another.
+        hash.update(caller.tenant.as_ref().map_or("", TenantName::as_str));
         for (name, value) in filters {
             for text in [name, value] {
                 hash.update(text.len().to_be_bytes());
@@ -190,11 +211,11 @@ impl FilterPrint {
 }
 
 /// The parameters of a listing.
-pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError> {
+pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<Listing, ApiError> {
     let mut filter = Filter::default();
-    let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    let (mut key, mut cursor, mut limit) = (None, None, DEFAULT_LIMIT);
     each_once(&pairs)?;
-    let print = FilterPrint::of(&pairs);
+    let print = FilterPrint::of(&pairs, caller);
     for (name, value) in pairs {
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
         match name.as_str() {
@@ -212,6 +233,17 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
                 let ledger = LedgerName::new(&value);
                 filter.ledger = Some(ledger.ok_or_else(|| wrong("is not the name of a ledger"))?);
             }
+            "tenant" => {
+                let tenant = TenantName::new(&value).ok_or_else(|| wrong("is not the name of a tenant"))?;
+                if caller.tenant.as_ref().is_some_and(|own| *own != tenant) {
+                    return Err(wrong(
+                        "is not the tenant that these credentials belong to; leave it out",
+                    ));
+                }
+                filter.tenant = Some(tenant);
+            }
+            "tx_id" => filter.tx_id = Some(value),
+            "idempotency_key" => key = Some(value),
             "contract" => filter.contract = Some(value),
             "function" => filter.function = Some(value),
             "created_from" => filter.created_from = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
@@ -236,7 +268,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
                 }
                 None => {
                     return Err(wrong(
-                        "is not known; there are status, stage, ledger, contract, function, created_from, created_before, metadata.<label>, limit and cursor",
+                        "is not known; there are status, stage, ledger, contract, function, tenant, tx_id, idempotency_key, created_from, created_before, metadata.<label>, limit and cursor",
                     ));
                 }
             },
@@ -244,6 +276,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
     }
     Ok(Listing {
         filter,
+        key,
         cursor,
         limit,
         print,

@@ -38,6 +38,12 @@ pub(crate) fn pending() -> Value {
         "ledger_code": null,
         "result": null,
         "metadata": {"order": "4711"},
+        "tenant": "default",
+        "not_before": null,
+        "callback_url": null,
+        "retry_of": null,
+        "submitted_by": {"by": "key:ab12cd34", "from": "10.0.0.7"},
+        "actions": [],
     })
 }
 
@@ -73,6 +79,73 @@ pub(crate) fn failed() -> Value {
         "updated_at": "2026-01-31T12:00:00.031Z",
         "finished_at": "2026-01-31T12:00:00.031Z",
     }))
+}
+
+/// One that was cancelled in time.
+pub(crate) fn cancelled() -> Value {
+    changed(json!({
+        "status": "failed",
+        "stage": null,
+        "error": {
+            "code": "cancelled",
+            "message": "cancelled by key:ab12cd34 before anything was sent",
+            "retryable": false,
+            "ledger_code": null,
+        },
+        "version": 2,
+        "updated_at": "2026-01-31T12:00:00.003Z",
+        "finished_at": "2026-01-31T12:00:00.003Z",
+        "actions": [action("cancel", None)],
+    }))
+}
+
+/// One that does a failed one again.
+pub(crate) fn retry() -> Value {
+    changed(json!({
+        "retry_of": "01956f3e-0000-7e02-9b1d-0f6a2c3d4e5f",
+        "actions": [action("retry", None)],
+    }))
+}
+
+/// One of which an operator said that it took effect.
+pub(crate) fn settled() -> Value {
+    changed(json!({
+        "status": "done",
+        "stage": null,
+        "tx_id": TX_ID,
+        "version": 5,
+        "attempts": 1,
+        "updated_at": "2026-01-31T12:07:00.000Z",
+        "finished_at": "2026-01-31T12:07:00.000Z",
+        "block": 7,
+        "ledger_code": "SETTLED_BY_OPERATOR",
+        "actions": [action("settle", Some("seen in block 7 with the ledger's explorer"))],
+    }))
+}
+
+fn action(action: &str, note: Option<&str>) -> Value {
+    json!({"action": action, "by": "key:ab12cd34", "at": "2026-01-31T12:00:00.003Z", "note": note})
+}
+
+/// What became of a batch.
+pub(crate) fn batch() -> Value {
+    let problem = json!({
+        "type": "urn:sluicegate:error:SG-0002",
+        "title": "Fields are not acceptable",
+        "status": 422,
+        "code": "SG-0002",
+        "detail": "/function: is missing",
+        "errors": [{"pointer": "/function", "detail": "is missing"}],
+    });
+    json!({
+        "items": [
+            {"status": 202, "transaction": pending(), "repeated": false},
+            {"status": 422, "problem": problem},
+        ],
+        "accepted": 1,
+        "repeated": 0,
+        "refused": 1,
+    })
 }
 
 fn changed(changes: Value) -> Value {

@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaFormat,
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::domain::{
-    Argument, AttemptOutcome, LedgerName, ReadWriteSet, Stage, Status, Timestamp, TransactionId,
+    Argument, AttemptOutcome, LedgerName, ReadWriteSet, Stage, Status, TenantName, Timestamp, TransactionId,
 };
 
 /// Declares the schema of a type.
@@ -30,6 +30,10 @@ fn format(name: &str) -> ObjectBuilder {
     text().format(Some(SchemaFormat::Custom(name.to_owned())))
 }
 
+fn name() -> ObjectBuilder {
+    text().pattern(Some("^[a-z0-9][a-z0-9_-]{0,63}$"))
+}
+
 fn keys() -> ArrayBuilder {
     ArrayBuilder::new().items(text())
 }
@@ -49,7 +53,9 @@ schema! {
     /// A moment (RFC 3339), in UTC and to the millisecond in answers.
     Timestamp => format("date-time").examples(["2026-01-31T12:00:00.000Z"]);
     /// The name of a configured ledger.
-    LedgerName => text().pattern(Some("^[a-z0-9][a-z0-9_-]{0,63}$")).examples(["main"]);
+    LedgerName => name().examples(["main"]);
+    /// The name of a tenant.
+    TenantName => name().examples(["default"]);
     /// An argument. A string goes to the ledger as it is, anything else as its compact JSON text: no digit is lost.
     Argument => ObjectBuilder::new().schema_type(SchemaType::AnyValue).examples(["visits"]);
     /// `pending` until it is `done`, which took effect on the ledger, or `failed`, which had none and never will.
