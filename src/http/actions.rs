@@ -26,30 +26,63 @@ const MAX_TEXT: usize = 1_024;
 // Fields that have to be there are optional here, so that all that are missing can be told.
 
 /// An operator's word on a parked transaction.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
-#[schema(as = Verdict)]
 pub(crate) struct SettleBody {
-    /// `done`: it took effect. `failed`: it did not, and never will.
-    #[schema(required, nullable = false, pattern = "^(done|failed)$")]
     outcome: Option<String>,
-    /// How they know; it is kept with the record. 1 to 1024 bytes.
-    #[schema(
-        required,
-        nullable = false,
-        min_length = 1,
-        max_length = 1_024,
-        pattern = r"\S"
-    )]
     note: Option<String>,
+    tx_id: Option<String>,
+    block: Option<u64>,
+    result: Option<Box<RawValue>>,
+}
+
+/// What a [`SettleBody`] may say.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(as = Verdict)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) enum Settling {
+    /// It took effect.
+    Done(SettleDone),
+    /// It did not, and never will.
+    Failed(SettleFailed),
+}
+
+/// It took effect.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) struct SettleDone {
+    /// `done`.
+    #[schema(pattern = "^done$")]
+    outcome: String,
+    /// How they know; it is kept with the record. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"\S")]
+    note: String,
     /// What the ledger calls it, if that is not what the record says. 1 to 1024 bytes.
     #[schema(min_length = 1, max_length = 1_024)]
     tx_id: Option<String>,
-    /// The block that it is in; only of what is done.
+    /// The block that it is in.
     block: Option<u64>,
-    /// What the contract answered; only of what is done.
-    #[schema(value_type = AnyJson)]
-    result: Option<Box<RawValue>>,
+    /// What the contract answered.
+    #[schema(required = false)]
+    result: AnyJson,
+}
+
+/// It took no effect, and never will.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) struct SettleFailed {
+    /// `failed`.
+    #[schema(pattern = "^failed$")]
+    outcome: String,
+    /// How they know; it is kept with the record. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"\S")]
+    note: String,
+    /// What the ledger calls it, if that is not what the record says. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024)]
+    tx_id: Option<String>,
 }
 
 /// Cancel a transaction
@@ -129,7 +162,7 @@ pub(crate) async fn retry(State(api): State<Api>, who: Who, Name(id): Name) -> R
     operation_id = "settleTransaction",
     tag = "transactions",
     params(("id" = TransactionId, Path, description = "Its id")),
-    request_body(content = SettleBody, description = "What became of it, and how they know",
+    request_body(content = Settling, description = "What became of it, and how they know",
         example = json!({"outcome": "done", "note": "seen in block 7 with the ledger's explorer", "block": 7})),
     responses(
         (status = 200, description = "The record, which is settled", body = TransactionView,

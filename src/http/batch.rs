@@ -26,6 +26,8 @@ use crate::gateway::{Accepted, Gateway, Item, Scope};
 
 /// So many items a batch may have.
 const MAX_ITEMS: usize = 1_000;
+/// The key of a batch may have so many bytes: with a colon and a number it is the key of an item, which has at most 255.
+const MAX_KEY: usize = 251;
 
 /// An item of a batch: a submission, and its own idempotency key.
 pub(crate) struct BatchItem;
@@ -105,7 +107,7 @@ type Answer = Result<Accepted, ApiError>;
     tag = "transactions",
     params(
         ("atomic" = Option<bool>, Query, description = "Whether a bad item sinks them all"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 250, pattern = "^[!-~]+$",
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 251, pattern = "^[!-~]+$",
             description = "Items without a key of their own have this one, a colon and their number. Visible ASCII", example = "import-17"),
     ),
     request_body(description = "1 to 1000 transactions: an array, or one object to a line", content(
@@ -128,6 +130,18 @@ pub(crate) async fn submit(
     let caller = who.with(&[Scope::Submit])?;
     let atomic = params::atomic_only(pairs)?;
     let key = params::idempotency_key(&headers)?;
+    if let Some(key) = &key
+        && !((1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|c| c.is_ascii_graphic()))
+    {
+        let detail = format!(
+            "must be 1 to {MAX_KEY} visible ASCII characters; each item has it with a number of its own"
+        );
+        return Err(ApiError::field(
+            Code::InvalidFields,
+            "#header/Idempotency-Key",
+            detail,
+        ));
+    }
     let lines = match body::media_type(&headers).as_deref() {
         Some("application/json") => false,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => true,

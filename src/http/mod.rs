@@ -153,7 +153,10 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     if let Some(context) = trace.context() {
         request.extensions_mut().insert(context);
     }
-    let mut response = next.run(request).instrument(trace.span()).await;
+    let mut response = match unknown_query(&api, method, route, request.uri()) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).instrument(trace.span()).await,
+    };
     let status = response.status();
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(request.id = trace.request_id(), method, route, "a request failed");
@@ -163,6 +166,19 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     api.metrics
         .http_request(method, route, status.as_u16(), start.elapsed());
     response
+}
+
+/// Parameters of an operation that has none are a slip, and not passed over.
+fn unknown_query(api: &Api, method: &str, route: &str, uri: &Uri) -> Option<ApiError> {
+    let query = uri.query().filter(|query| !query.is_empty())?;
+    let name = query.split(['=', '&']).next().unwrap_or_default();
+    api.document.refuses_queries(method, route).then(|| {
+        ApiError::field(
+            Code::InvalidParameter,
+            format!("#query/{name}"),
+            "is not known here; there are no query parameters",
+        )
+    })
 }
 
 /// Clients may invent methods; label sets stay bounded.

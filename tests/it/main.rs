@@ -47,6 +47,7 @@ mod query;
 mod restart;
 mod resume;
 mod rewound;
+mod schemathesis;
 #[path = "../support/disk.rs"]
 mod small_disk;
 mod support;

@@ -9,6 +9,7 @@ pub(super) mod examples;
 mod problems;
 pub(super) mod schemas;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -64,14 +65,43 @@ impl Documented {
     }
 }
 
-/// The document as it is served.
+/// The document as it is served, and what requests are held to by it.
 #[derive(Clone, Default)]
-pub(super) struct Document(Arc<str>);
+pub(super) struct Document {
+    text: Arc<str>,
+    /// The operations below `/v1` that take no query parameters, by path and method.
+    unasked: Arc<BTreeMap<String, Vec<String>>>,
+}
 
 impl Document {
     pub(super) fn new(document: &Value) -> Self {
-        Self(document.to_string().into())
+        let paths = document["paths"].as_object().into_iter().flatten();
+        let unasked = paths
+            .filter(|(path, _)| path.starts_with("/v1/"))
+            .map(|(path, item)| {
+                let operations = item.as_object().into_iter().flatten();
+                let without = operations.filter(|(_, operation)| !takes_query(operation));
+                (path.clone(), without.map(|(method, _)| method.clone()).collect())
+            });
+        Self {
+            text: document.to_string().into(),
+            unasked: Arc::new(unasked.collect()),
+        }
     }
+
+    /// Whether a request with a query makes no sense here: what it asks for would be passed over.
+    pub(super) fn refuses_queries(&self, method: &str, route: &str) -> bool {
+        let method = if method == "HEAD" { "GET" } else { method };
+        let methods = self.unasked.get(route).into_iter().flatten();
+        methods
+            .into_iter()
+            .any(|known| known.eq_ignore_ascii_case(method))
+    }
+}
+
+fn takes_query(operation: &Value) -> bool {
+    let mut parameters = operation["parameters"].as_array().into_iter().flatten();
+    parameters.any(|parameter| parameter["in"] == "query")
 }
 
 /// This document
@@ -91,7 +121,7 @@ impl Document {
     )
 )]
 pub(super) async fn get(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let text = &api.document.0;
+    let text = &api.document.text;
     let etag = params::etag_of(text.as_bytes());
     if params::if_none_match(&headers, &etag) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
