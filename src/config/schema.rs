@@ -15,8 +15,8 @@ use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
 use super::settings::{
     BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, EmbeddedStoreSettings,
-    HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings, Role,
-    Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+    HOUR, HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings,
+    Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
 use super::{fabric, postgres, rabbitmq};
@@ -85,6 +85,8 @@ fn http(mut section: Section<'_>) -> HttpSettings {
             "write origins as browsers send them, such as [\"https://erp.example.com\", \"http://localhost:3000\"], or [\"*\"] for any",
             origin,
         ),
+        max_streams: section.u32_in("max_streams", default.max_streams, 0..=1_000_000),
+        stream_heartbeat: section.duration_s("stream_heartbeat_seconds", default.stream_heartbeat, 1..=3600),
     };
     section.finish();
     settings
@@ -172,9 +174,19 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         let days = section.u64_in(key, default, 0..=36_500);
         (days > 0).then(|| Duration::from_secs(days * DAY.as_secs()))
     };
+    let (done, failed) = (
+        days("done_days", default.done),
+        days("failed_days", default.failed),
+    );
+    let hours = section.u64_in(
+        "events_hours",
+        default.events.as_secs() / HOUR.as_secs(),
+        1..=87_600,
+    );
     let settings = RetentionSettings {
-        done: days("done_days", default.done),
-        failed: days("failed_days", default.failed),
+        done,
+        failed,
+        events: Duration::from_secs(hours * HOUR.as_secs()),
     };
     section.finish();
     settings

@@ -25,7 +25,8 @@ pub(crate) struct Fuzzed(Api);
 
 impl Fuzzed {
     pub(crate) fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
-        Self(Api::new(gateway, metrics, settings, Document::default()))
+        let tasks = tokio_util::task::TaskTracker::new();
+        Self(Api::new(gateway, metrics, settings, tasks, Document::default()))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

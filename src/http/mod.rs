@@ -10,6 +10,7 @@ mod caller;
 mod docs;
 mod dto;
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod health;
@@ -30,12 +31,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa_axum::routes;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
+use self::events::Feed;
 use self::openapi::{Document, Documented};
 use self::trace::Trace;
 use crate::config::HttpSettings;
@@ -53,12 +57,26 @@ pub(crate) struct Api {
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
+    /// Where those who follow changes get them from.
+    feed: Arc<Feed>,
+    /// The right to have an event stream open.
+    streams: Arc<Semaphore>,
+    heartbeat: Duration,
     document: Document,
 }
 
 impl Api {
-    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings, document: Document) -> Self {
+    fn new(
+        gateway: Arc<Gateway>,
+        metrics: Metrics,
+        settings: &HttpSettings,
+        tasks: TaskTracker,
+        document: Document,
+    ) -> Self {
         Self {
+            feed: Feed::new(gateway.clone(), tasks),
+            streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
+            heartbeat: settings.stream_heartbeat,
             gateway,
             metrics,
             body_limits: BodyLimits {
@@ -72,13 +90,27 @@ impl Api {
 }
 
 /// All routes.
-pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    finish(api(), docs::pages(), gateway, metrics, settings)
+pub fn router(
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+    tasks: TaskTracker,
+) -> Router {
+    let (routes, document) = api().split(settings);
+    let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
+    finish(routes.merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
-pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    finish(operations(), Router::new(), gateway, metrics, settings)
+pub fn probes(
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+    tasks: TaskTracker,
+) -> Router {
+    let (routes, document) = operations().split(settings);
+    let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
+    finish(routes, api, settings)
 }
 
 /// What a gateway with the built-in settings serves as `/openapi.json`.
@@ -106,23 +138,16 @@ fn api() -> Documented {
         .routes(routes!(actions::cancel))
         .routes(routes!(actions::retry))
         .routes(routes!(actions::settle))
+        .routes(routes!(events::of_one))
+        .routes(routes!(events::all))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get))
 }
 
-/// Adds what no route stands for. `pages` are for people, and not in the document.
-fn finish(
-    routes: Documented,
-    pages: Router<Api>,
-    gateway: Arc<Gateway>,
-    metrics: Metrics,
-    settings: &HttpSettings,
-) -> Router {
-    let (routes, document) = routes.split(settings);
-    let api = Api::new(gateway, metrics, settings, Document::new(&document));
+/// Adds what no route stands for.
+fn finish(routes: Router<Api>, api: Api, settings: &HttpSettings) -> Router {
     let router = routes
-        .merge(pages)
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(CatchPanicLayer::custom(|_| {

@@ -161,6 +161,12 @@ pub(crate) fn page() -> Value {
     json!({"items": [done(), failed()], "next_cursor": "AZVvPowbfgKbHQ9qLD1OX2h0dHBzOi8v"})
 }
 
+/// A stream of events.
+pub(crate) fn events() -> Value {
+    let record = done();
+    format!("event: ready\nid: 1\ndata: {{}}\n\nevent: transaction\nid: 4\ndata: {record}\n\n").into()
+}
+
 /// What became of each try.
 pub(crate) fn attempts() -> Value {
     json!({

@@ -37,6 +37,7 @@ a problem document (RFC 9457) with a stable `code`.";
     servers((url = "/", description = "This gateway")),
     tags(
         (name = "transactions", description = "Submit, follow and find transactions"),
+        (name = "events", description = "Follow what changes"),
         (name = "ledgers", description = "Ask ledgers, and see how their lanes do"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
