@@ -100,6 +100,8 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// Origins whose pages may use the API in a browser, each as browsers send it; `*` stands for any.
+    pub cors_origins: Vec<String>,
     /// How many event streams may be open.
     pub max_streams: u32,
     /// How long an event stream may be silent before it gives a sign of life.
@@ -114,6 +116,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            cors_origins: Vec::new(),
             max_streams: 10_000,
             stream_heartbeat: Duration::from_secs(15),
         }
