@@ -40,4 +40,5 @@ pub mod reconciler;
 pub mod relay;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

@@ -153,6 +153,7 @@ mod tests {
             retention: RetentionSettings {
                 done: None,
                 failed: None,
+                deliveries: None,
             },
             metrics,
             lanes: BTreeMap::new(),

@@ -18,7 +18,7 @@ use super::settings::{
     Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{fabric, postgres, rabbitmq};
+use super::{fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -32,6 +32,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
+        webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
         ledgers: ledgers(&mut root, findings),
@@ -159,6 +160,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
     let settings = RetentionSettings {
         done: days("done_days", default.done),
         failed: days("failed_days", default.failed),
+        deliveries: days("deliveries_days", default.deliveries),
     };
     section.finish();
     settings

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
+use super::webhooks::WebhookSettings;
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -21,7 +22,7 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) const MEBIBYTE: usize = 1024 * 1024;
 
 /// `count` itself, or 1 instead of 0.
-const fn at_least_one(count: u32) -> NonZeroU32 {
+pub(super) const fn at_least_one(count: u32) -> NonZeroU32 {
     match NonZeroU32::new(count) {
         Some(count) => count,
         None => NonZeroU32::MIN,
@@ -55,6 +56,8 @@ pub struct Settings {
     pub backpressure: BackpressureSettings,
     /// How long settled records are kept.
     pub retention: RetentionSettings,
+    /// How callers are told what became of their transactions.
+    pub webhooks: WebhookSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How the gateway stops.
@@ -72,6 +75,7 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
             retention: RetentionSettings::default(),
+            webhooks: WebhookSettings::default(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             ledgers: LedgerName::new(DEFAULT_LEDGER)
@@ -218,6 +222,8 @@ pub struct RetentionSettings {
     pub done: Option<Duration>,
     /// How long a `failed` record is kept after it settled; `None` is for ever.
     pub failed: Option<Duration>,
+    /// How long a webhook's delivery is kept after its end; `None` is for ever.
+    pub deliveries: Option<Duration>,
 }
 
 impl Default for RetentionSettings {
@@ -225,6 +231,7 @@ impl Default for RetentionSettings {
         Self {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
+            deliveries: Some(7 * DAY),
         }
     }
 }

@@ -1,0 +1,4 @@
+//! (draft)
+mod address;
+mod sign;
+mod target;
