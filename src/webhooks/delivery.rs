@@ -225,14 +225,30 @@ impl Delivery {
     pub(super) fn asked_for_again(mut self, now: Timestamp, patience: &Patience) -> Self {
         let in_hand = matches!(self.progress, Progress::Pending { leased: true, due_at, .. } if due_at > now);
         if !in_hand {
-            self.progress = Progress::Pending {
-                due_at: now,
-                leased: false,
-                tries: 0,
-                give_up_at: now.plus(patience.give_up_after),
-            };
+            self.progress = Progress::due(now, patience);
         }
         self
+    }
+}
+
+impl Progress {
+    /// The name of the state.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending { .. } => "pending",
+            Self::Delivered { .. } => "delivered",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// To be sent from now on.
+    pub(super) fn due(now: Timestamp, patience: &Patience) -> Self {
+        Self::Pending {
+            due_at: now,
+            leased: false,
+            tries: 0,
+            give_up_at: now.plus(patience.give_up_after),
+        }
     }
 }
 
