@@ -39,6 +39,7 @@ pub(crate) struct SubmitBody {
     expires_in_seconds: Option<u32>,
     #[serde(default, deserialize_with = "moment")]
     not_before: Option<Timestamp>,
+    callback_url: Option<String>,
     #[serde(default, deserialize_with = "unique_names")]
     metadata: BTreeMap<String, String>,
     /// Only in a batch, where one header cannot serve all.
@@ -157,7 +158,7 @@ impl SubmitBody {
             conflict_keys: self.conflict_keys,
             expires_in_seconds: self.expires_in_seconds,
             not_before: self.not_before,
-            callback_url: None,
+            callback_url: self.callback_url,
             metadata: self.metadata,
         })
     }
@@ -252,14 +253,7 @@ fn field_error<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> 
         Ok(_) => String::new(),
         Err(error) => pointer(error.path()),
     };
-    let detail = match path.as_str() {
-        "/callback_url" => {
-            "this version sends no webhooks; leave it out and poll the Location, or wait with Prefer: wait=N"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    };
-    ApiError::field(Code::InvalidFields, path, detail)
+    ApiError::field(Code::InvalidFields, path, error.to_string())
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

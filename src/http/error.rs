@@ -53,11 +53,13 @@ pub enum Code {
     Forbidden,
     /// The transaction is not in a state in which this can be done.
     NotNow,
+    /// There is no such webhook or delivery.
+    NoWebhook,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -77,6 +79,7 @@ impl Code {
         Self::Internal,
         Self::Forbidden,
         Self::NotNow,
+        Self::NoWebhook,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -118,6 +121,7 @@ impl Code {
                 S::CONFLICT,
                 "The transaction's state does not allow it",
             ),
+            Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
     }
 }

@@ -14,6 +14,7 @@ mod ledgers;
 mod params;
 mod server;
 mod transactions;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,9 @@ use self::error::ApiError;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::Webhooks;
 
+pub use dto::show;
 pub use error::Code;
 pub use server::serve;
 
@@ -44,6 +47,10 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    fn webhooks(&self) -> &Webhooks {
+        self.gateway.webhooks()
+    }
+
     fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
         Self {
             gateway,
@@ -66,6 +73,18 @@ pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
         )
         .route("/v1/transactions/{id}", get(transactions::get))
         .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
+        .route("/v1/transactions/{id}/deliveries", get(webhooks::deliveries_of))
+        .route("/v1/webhooks", post(webhooks::create).get(webhooks::list))
+        .route(
+            "/v1/webhooks/{id}",
+            get(webhooks::get)
+                .patch(webhooks::change)
+                .delete(webhooks::remove),
+        )
+        .route("/v1/webhooks/{id}/rotate-secret", post(webhooks::rotate_secret))
+        .route("/v1/deliveries", get(webhooks::deliveries))
+        .route("/v1/deliveries/{id}", get(webhooks::delivery))
+        .route("/v1/deliveries/{id}/redeliver", post(webhooks::redeliver))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
         .route("/v1/ledgers/{name}", get(ledgers::get));

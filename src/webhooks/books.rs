@@ -102,7 +102,11 @@ impl Feed {
 pub(super) struct Books(pub(super) Arc<dyn DocumentStore>);
 
 impl Books {
-    async fn read<T: DeserializeOwned>(&self, kind: Kind, key: &str) -> Result<Option<Stored<T>>, StoreError> {
+    async fn read<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        key: &str,
+    ) -> Result<Option<Stored<T>>, StoreError> {
         self.0.document(kind, key).await?.map(Stored::read).transpose()
     }
 
@@ -134,7 +138,10 @@ impl Books {
     }
 
     /// The endpoints of a tenant, or of all, [`CALLBACK`] included.
-    pub(super) async fn endpoints(&self, tenant: Option<&TenantName>) -> Result<Vec<Stored<Endpoint>>, StoreError> {
+    pub(super) async fn endpoints(
+        &self,
+        tenant: Option<&TenantName>,
+    ) -> Result<Vec<Stored<Endpoint>>, StoreError> {
         let prefix = tenant.map_or_else(String::new, |tenant| format!("{tenant}/"));
         self.all(ENDPOINT, &prefix).await
     }
@@ -173,7 +180,10 @@ impl Books {
         below: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Stored<Delivery>>, StoreError> {
-        let page = self.0.documents(DELIVERY, ""..below.unwrap_or_default(), true, limit).await?;
+        let page = self
+            .0
+            .documents(DELIVERY, ""..below.unwrap_or_default(), true, limit)
+            .await?;
         page.into_iter().map(Stored::read).collect()
     }
 
@@ -201,13 +211,17 @@ impl Books {
         if changes.is_empty() || !self.0.change_documents(changes).await? {
             return Ok(None);
         }
-        Ok(Some(pairs.into_iter().map(|(old, new)| old.replaced(new)).collect()))
+        Ok(Some(
+            pairs.into_iter().map(|(old, new)| old.replaced(new)).collect(),
+        ))
     }
 
     /// Up to `limit` entries of what is due or will be, lane by lane, each earliest first; from the first lane after
     /// `lane` on.
     pub(super) async fn due(&self, after_lane: Option<&str>, limit: usize) -> Result<Vec<Due>, StoreError> {
-        let from = after_lane.map(|lane| after(&format!("{lane}/"))).unwrap_or_default();
+        let from = after_lane
+            .map(|lane| after(&format!("{lane}/")))
+            .unwrap_or_default();
         let entries = self.0.documents(DUE, &*from.."", false, limit).await?;
         entries.iter().map(read_due).collect()
     }
@@ -242,7 +256,9 @@ impl Books {
 
     /// Notes where the feed begins; `false` if somebody did.
     pub(super) async fn begin_feed(&self, feed: &Feed) -> Result<bool, StoreError> {
-        self.0.change_documents(vec![DocumentChange::create(FEED, FEED_KEY, feed)?]).await
+        self.0
+            .change_documents(vec![DocumentChange::create(FEED, FEED_KEY, feed)?])
+            .await
     }
 
     /// Stores new deliveries and how far the feed is worked off, together; `None` if somebody else went on with the feed, or
@@ -255,7 +271,11 @@ impl Books {
     ) -> Result<Option<Stored<Feed>>, StoreError> {
         let mut changes = vec![DocumentChange::replace(FEED, &old.document, &new)?];
         for delivery in deliveries {
-            changes.push(DocumentChange::create(DELIVERY, key_of(&delivery.id()), delivery)?);
+            changes.push(DocumentChange::create(
+                DELIVERY,
+                key_of(&delivery.id()),
+                delivery,
+            )?);
             let (kind, key, body) = index(delivery);
             changes.push(DocumentChange::create(kind, key, &body)?);
         }
@@ -267,7 +287,9 @@ impl Books {
 /// The first key after all that begin with `prefix`; empty if there is none.
 fn after(prefix: &str) -> String {
     // Prefixes are empty, or end with a slash: the next letter is the zero.
-    prefix.strip_suffix('/').map_or_else(String::new, |start| format!("{start}0"))
+    prefix
+        .strip_suffix('/')
+        .map_or_else(String::new, |start| format!("{start}0"))
 }
 
 fn key_of(id: &DeliveryId) -> String {
@@ -299,13 +321,21 @@ fn read_due(entry: &Document) -> Result<Due, StoreError> {
 
 /// Where a delivery goes, as far as its fate is shared with others.
 pub(super) fn lane(delivery: &Delivery) -> String {
-    let Delivery { tenant, endpoint, url, .. } = delivery;
+    let Delivery {
+        tenant,
+        endpoint,
+        url,
+        ..
+    } = delivery;
     if endpoint != CALLBACK {
         return format!("{tenant}/{endpoint}");
     }
     let url = Url::parse(url).ok();
     let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
-    let port = url.as_ref().and_then(Url::port_or_known_default).unwrap_or_default();
+    let port = url
+        .as_ref()
+        .and_then(Url::port_or_known_default)
+        .unwrap_or_default();
     format!("{tenant}/{CALLBACK}/{host}:{port}")
 }
 
@@ -313,10 +343,16 @@ pub(super) fn lane(delivery: &Delivery) -> String {
 fn index(delivery: &Delivery) -> (Kind, String, Option<u64>) {
     let id = delivery.id();
     match &delivery.progress {
-        Progress::Pending { due_at, give_up_at, .. } => {
-            (DUE, due_key(&lane(delivery), *due_at, &id), Some(give_up_at.as_millis()))
+        Progress::Pending {
+            due_at, give_up_at, ..
+        } => (
+            DUE,
+            due_key(&lane(delivery), *due_at, &id),
+            Some(give_up_at.as_millis()),
+        ),
+        Progress::Delivered { at } | Progress::Failed { at, .. } => {
+            (END, format!("{}/{id}", moment(*at)), None)
         }
-        Progress::Delivered { at } | Progress::Failed { at, .. } => (END, format!("{}/{id}", moment(*at)), None),
     }
 }
 
@@ -330,7 +366,11 @@ fn remove(kind: Kind, key: String) -> DocumentChange {
 }
 
 /// Adds what it takes to change a delivery with its index entry.
-fn replace(changes: &mut Vec<DocumentChange>, old: &Stored<Delivery>, new: &Delivery) -> Result<(), StoreError> {
+fn replace(
+    changes: &mut Vec<DocumentChange>,
+    old: &Stored<Delivery>,
+    new: &Delivery,
+) -> Result<(), StoreError> {
     changes.push(DocumentChange::replace(DELIVERY, &old.document, new)?);
     let (before, after) = (index(&old.value), index(new));
     if (before.0, &before.1) != (after.0, &after.1) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Webhooks;
 use super::books::{Due, Stored};
-use super::delivery::{Delivery, Verdict};
+use super::delivery::{Delivery, Progress, Verdict};
 use super::endpoint::{CALLBACK, Disabled, Endpoint};
 use super::lanes::{Lanes, Room};
 use super::send::{Message, Sender};
@@ -78,7 +78,8 @@ impl Deliverer {
                 Some(Ok(next)) => {
                     waits = false;
                     let longest = LONGEST_NAP.max(begun.elapsed() * LOOK_SHARE);
-                    next.map_or(longest, |next| next.since(this.hooks.parts.clock.now())).min(longest)
+                    next.map_or(longest, |next| next.since(this.hooks.parts.clock.now()))
+                        .min(longest)
                 }
                 Some(Err(error)) => {
                     if !std::mem::replace(&mut waits, true) {
@@ -155,11 +156,17 @@ impl Deliverer {
         let mut place = Some(first);
         for delivery in claimed {
             // There are at least as many as there is room for.
-            let Some(place) = place.take().or_else(|| self.places.clone().try_acquire_owned().ok()) else {
+            let Some(place) = place
+                .take()
+                .or_else(|| self.places.clone().try_acquire_owned().ok())
+            else {
                 break;
             };
             self.lanes.begin(lane, now);
-            self.hooks.parts.tasks.spawn(self.clone().deliver(lane.clone(), delivery, place));
+            self.hooks
+                .parts
+                .tasks
+                .spawn(self.clone().deliver(lane.clone(), delivery, place));
         }
         Ok(later)
     }
@@ -170,7 +177,10 @@ impl Deliverer {
             if let Some(stored) = self.hooks.books.delivery(&entry.id).await?
                 && stored.value.due_at() == Some(entry.due_at)
             {
-                let failed = stored.value.clone().given_up(now, "given up: the endpoint kept failing");
+                let failed = stored
+                    .value
+                    .clone()
+                    .given_up(now, "given up: the endpoint kept failing");
                 self.hooks.books.change_delivery(stored, failed).await?;
                 self.hooks.parts.metrics.given_up.increment(1);
             }
@@ -185,7 +195,10 @@ impl Deliverer {
             Ok(after) => {
                 let now = clock.now();
                 failpoint::reached("webhook-sent");
-                (self.hooks.books.change_delivery(claimed, after).await.map(|_| ()), now)
+                (
+                    self.hooks.books.change_delivery(claimed, after).await.map(|_| ()),
+                    now,
+                )
             }
             Err(error) => {
                 self.lanes.end(&lane, None, clock.now(), Duration::ZERO);
@@ -228,15 +241,28 @@ impl Deliverer {
             Verdict::Received | Verdict::Gone => Duration::ZERO,
         };
         // Who says that it is gone is there.
-        self.lanes.end(lane, Some(!matches!(outcome.verdict, Verdict::Again(_))), now, rest);
+        self.lanes.end(
+            lane,
+            Some(!matches!(outcome.verdict, Verdict::Again(_))),
+            now,
+            rest,
+        );
         if outcome.verdict == Verdict::Gone && endpoint.value.id != CALLBACK {
             let mut gone = endpoint.value.clone();
             gone.disabled = Some(Disabled::Gone);
             // If its owner changed it meanwhile, the next delivery finds out.
             hooks.books.change_endpoint(&endpoint, Some(&gone)).await?;
         }
-        hooks.parts.metrics.attempted(outcome.verdict == Verdict::Received, &outcome.attempt.error);
-        Ok(delivery.after(outcome, now, &hooks.patience, rand::random()))
+        let metrics = &hooks.parts.metrics;
+        match outcome.verdict {
+            Verdict::Received => metrics.received.increment(1),
+            Verdict::Again(_) | Verdict::Gone => metrics.failed.increment(1),
+        }
+        let after = delivery.after(outcome, now, &hooks.patience, rand::random());
+        if matches!(after.progress, Progress::Failed { .. }) {
+            metrics.given_up.increment(1);
+        }
+        Ok(after)
     }
 
     /// Where to send it, and what.
@@ -247,7 +273,9 @@ impl Deliverer {
         let endpoint = match delivery.endpoint.as_str() {
             CALLBACK => self.hooks.callback(&delivery.tenant).await?,
             id => match self.hooks.books.endpoint(&delivery.tenant, id).await? {
-                Some(endpoint) if endpoint.value.disabled.is_some() => return Ok(Err("the webhook is disabled")),
+                Some(endpoint) if endpoint.value.disabled.is_some() => {
+                    return Ok(Err("the webhook is disabled"));
+                }
                 Some(endpoint) => endpoint,
                 None => return Ok(Err("the webhook was removed")),
             },
@@ -263,7 +291,8 @@ impl Deliverer {
                 data,
             })
         });
-        let body = body.map_err(|error| StoreError::Damaged(format!("{} cannot be written: {error}", record.id)))?;
+        let body =
+            body.map_err(|error| StoreError::Damaged(format!("{} cannot be written: {error}", record.id)))?;
         Ok(Ok((endpoint, body)))
     }
 }

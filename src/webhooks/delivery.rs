@@ -36,7 +36,10 @@ impl FromStr for DeliveryId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (transaction, endpoint) = text.strip_prefix("dlv_").and_then(|rest| rest.split_once('_')).ok_or(())?;
+        let (transaction, endpoint) = text
+            .strip_prefix("dlv_")
+            .and_then(|rest| rest.split_once('_'))
+            .ok_or(())?;
         let id = Self {
             transaction: transaction.parse().map_err(|_| ())?,
             endpoint: endpoint.to_owned(),
@@ -166,7 +169,12 @@ impl Delivery {
     /// The same, in the hands of somebody who sends it. `None` if it is not pending, or not due.
     pub(super) fn claimed(&self, now: Timestamp, patience: &Patience) -> Option<Self> {
         match self.progress {
-            Progress::Pending { due_at, tries, give_up_at, .. } if due_at <= now => Some(Self {
+            Progress::Pending {
+                due_at,
+                tries,
+                give_up_at,
+                ..
+            } if due_at <= now => Some(Self {
                 progress: Progress::Pending {
                     due_at: now.plus(patience.lease),
                     leased: true,
@@ -180,13 +188,22 @@ impl Delivery {
     }
 
     /// The same after an attempt. `chance` is a random number in `[0, 1)`.
-    pub(super) fn after(mut self, outcome: Outcome, now: Timestamp, patience: &Patience, chance: f64) -> Self {
+    pub(super) fn after(
+        mut self,
+        outcome: Outcome,
+        now: Timestamp,
+        patience: &Patience,
+        chance: f64,
+    ) -> Self {
         let Outcome { attempt, verdict } = outcome;
         let reason = attempt.error.clone().unwrap_or_default();
         self.attempts.push(attempt);
         let forgotten = self.attempts.len().saturating_sub(MOST_ATTEMPTS);
         self.attempts.drain(..forgotten);
-        let Progress::Pending { tries, give_up_at, .. } = self.progress else {
+        let Progress::Pending {
+            tries, give_up_at, ..
+        } = self.progress
+        else {
             return self;
         };
         self.progress = match verdict {
@@ -311,7 +328,10 @@ mod tests {
                 endpoint: endpoint.to_owned(),
             };
             assert_eq!(id.to_string().parse(), Ok(id.clone()));
-            let upper = id.to_string().replace(&id.transaction.to_string(), &id.transaction.to_string().to_uppercase());
+            let upper = id.to_string().replace(
+                &id.transaction.to_string(),
+                &id.transaction.to_string().to_uppercase(),
+            );
             assert_eq!(upper.parse::<DeliveryId>(), Err(()));
         }
         for bad in ["", "dlv_", "dlv_x_y", "0195"] {
@@ -336,10 +356,14 @@ mod tests {
     #[test]
     fn it_is_given_up_after_an_attempt_past_its_time_and_may_be_asked_for_again() {
         let delivery = delivery();
-        let tried = delivery.clone().after(outcome(Verdict::Again(Duration::ZERO)), at(999), &PATIENCE, 0.0);
+        let tried = delivery
+            .clone()
+            .after(outcome(Verdict::Again(Duration::ZERO)), at(999), &PATIENCE, 0.0);
         assert_eq!(tried.due_at(), Some(at(1_004)));
         let failed = tried.after(outcome(Verdict::Again(Duration::ZERO)), at(1_004), &PATIENCE, 0.0);
-        assert!(matches!(&failed.progress, Progress::Failed { reason, .. } if reason.ends_with("answered 500")));
+        assert!(
+            matches!(&failed.progress, Progress::Failed { reason, .. } if reason.ends_with("answered 500"))
+        );
         let again = failed.asked_for_again(at(2_000), &PATIENCE);
         assert_eq!((again.due_at(), again.attempts.len()), (Some(at(2_000)), 2));
         let gone = delivery.after(outcome(Verdict::Gone), at(1), &PATIENCE, 0.0);

@@ -169,7 +169,12 @@ impl Dispatcher {
             }
             if !deliveries.is_empty() {
                 // The place stays, so that a crash looks at everything again.
-                let Some(next) = self.hooks.books.advance_feed(stored, old.clone(), &deliveries).await? else {
+                let Some(next) = self
+                    .hooks
+                    .books
+                    .advance_feed(stored, old.clone(), &deliveries)
+                    .await?
+                else {
                     return Ok(());
                 };
                 stored = next;
@@ -190,9 +195,16 @@ impl Dispatcher {
                 // After the records were read: an endpoint that was there before one settled is seen.
                 let found = self.hooks.books.endpoints(Some(&tx.tenant)).await?;
                 let found = found.into_iter().map(|stored| stored.value);
-                endpoints.insert(tx.tenant.clone(), found.filter(|endpoint| endpoint.id != CALLBACK).collect());
+                endpoints.insert(
+                    tx.tenant.clone(),
+                    found.filter(|endpoint| endpoint.id != CALLBACK).collect(),
+                );
             }
-            let own = endpoints.get(&tx.tenant).into_iter().flatten().filter(|endpoint| wants(endpoint, tx));
+            let own = endpoints
+                .get(&tx.tenant)
+                .into_iter()
+                .flatten()
+                .filter(|endpoint| wants(endpoint, tx));
             let targets = own.map(|endpoint| (endpoint.id.as_str(), endpoint.url.as_str()));
             let callback = tx.request.callback_url.as_deref().map(|url| (CALLBACK, url));
             for (endpoint, url) in targets.chain(callback) {

@@ -76,11 +76,13 @@ impl Endpoint {
 
     /// Takes a new secret; those before it sign until `until` at the latest. Answers the new one.
     pub(super) fn rotate(&mut self, now: Timestamp, until: Timestamp) -> Secret {
-        self.secrets.retain(|keyed| keyed.until.is_none_or(|until| now < until));
+        self.secrets
+            .retain(|keyed| keyed.until.is_none_or(|until| now < until));
         for keyed in &mut self.secrets {
             keyed.until = Some(keyed.until.map_or(until, |earlier| earlier.min(until)));
         }
-        self.secrets.retain(|keyed| keyed.until.is_some_and(|until| now < until));
+        self.secrets
+            .retain(|keyed| keyed.until.is_some_and(|until| now < until));
         self.secrets.insert(0, Keyed::new());
         self.secrets.truncate(MOST_SECRETS);
         self.secrets[0].secret.clone()
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn rotated_secrets_sign_until_their_overlap_ends() {
-        let at = |seconds| Timestamp::from_millis(seconds * 1_000);
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1_000);
         let mut endpoint = Endpoint::callback(TenantName::default(), at(0));
         let first = endpoint.secrets[0].secret.clone();
         let second = endpoint.rotate(at(10), at(20));
@@ -118,7 +120,11 @@ mod tests {
         assert_eq!(signing(&endpoint, at(40)), [third]);
         let now = at(50);
         let only = endpoint.rotate(now, now);
-        assert_eq!(signing(&endpoint, now), [only], "without an overlap the old one ends at once");
+        assert_eq!(
+            signing(&endpoint, now),
+            [only],
+            "without an overlap the old one ends at once"
+        );
         for _ in 0..10 {
             endpoint.rotate(now, now.plus(Duration::from_secs(60)));
         }

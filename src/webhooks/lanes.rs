@@ -105,7 +105,9 @@ impl Lanes {
             Some(false) => {
                 state.failures = state.failures.saturating_add(1);
                 state.failed_at = Some(now);
-                let beyond = (state.failures + 1).checked_sub(self.settings.failures).filter(|beyond| *beyond > 0);
+                let beyond = (state.failures + 1)
+                    .checked_sub(self.settings.failures)
+                    .filter(|beyond| *beyond > 0);
                 let distance = beyond.map_or(Duration::ZERO, |beyond| {
                     let doubled = self.settings.first.saturating_mul(1 << (beyond - 1).min(31));
                     doubled.min(self.settings.longest)
@@ -178,7 +180,10 @@ mod tests {
         assert_eq!(lanes.room(LANE, at(1_000), 64), Room::Full, "one probe at a time");
         lanes.end(LANE, Some(true), at(1_000), Duration::ZERO);
         assert_eq!(lanes.room(LANE, at(1_000), 64), Room::For(8));
-        assert!(lanes.lanes.lock().expect("lock").is_empty(), "nothing is kept of what is well");
+        assert!(
+            lanes.lanes.lock().expect("lock").is_empty(),
+            "nothing is kept of what is well"
+        );
     }
 
     #[test]

@@ -206,7 +206,12 @@ impl Webhooks {
     /// # Errors
     /// [`StoreError`].
     pub async fn endpoints(&self, tenant: Option<&TenantName>) -> Result<Vec<Endpoint>, StoreError> {
-        let all = self.books.endpoints(tenant).await?.into_iter().map(|stored| stored.value);
+        let all = self
+            .books
+            .endpoints(tenant)
+            .await?
+            .into_iter()
+            .map(|stored| stored.value);
         Ok(all.filter(|endpoint| endpoint.id != CALLBACK).collect())
     }
 
@@ -226,7 +231,12 @@ impl Webhooks {
             Some(tenant) if is_id(id) => self.books.endpoint(tenant, id).await?,
             Some(_) => None,
             // An operator's look, over a few endpoints for each tenant.
-            None => self.books.endpoints(None).await?.into_iter().find(|stored| stored.value.id == id),
+            None => self
+                .books
+                .endpoints(None)
+                .await?
+                .into_iter()
+                .find(|stored| stored.value.id == id),
         };
         found.ok_or(WebhookRefusal::Missing)
     }
@@ -258,7 +268,9 @@ impl Webhooks {
             faults.push(("/url".to_owned(), "is missing".to_owned()));
         }
         if faults.is_empty() && self.endpoints(Some(&tenant)).await?.len() >= MOST_ENDPOINTS {
-            let words = format!("there are {MOST_ENDPOINTS} webhooks, which is all that a tenant may have; remove one first");
+            let words = format!(
+                "there are {MOST_ENDPOINTS} webhooks, which is all that a tenant may have; remove one first"
+            );
             faults.push((String::new(), words));
         }
         if !faults.is_empty() {
@@ -337,7 +349,10 @@ impl Webhooks {
             let old = self.find(tenant, id).await?;
             if overlap_seconds > MAX_OVERLAP {
                 let words = format!("must be 0 to {MAX_OVERLAP} (30 days)");
-                return Err(WebhookRefusal::Invalid(vec![("/overlap_seconds".to_owned(), words)]));
+                return Err(WebhookRefusal::Invalid(vec![(
+                    "/overlap_seconds".to_owned(),
+                    words,
+                )]));
             }
             let (now, mut new) = (self.parts.clock.now(), old.value.clone());
             let secret = new.rotate(now, now.plus(Duration::from_secs(overlap_seconds)));
@@ -367,10 +382,20 @@ impl Webhooks {
         if let Some(statuses) = &wanted.statuses
             && (statuses.is_empty() || statuses.len() > 2 || statuses.contains(&Status::Pending))
         {
-            faults.push(("/statuses".to_owned(), "must be \"done\", \"failed\" or both".to_owned()));
+            faults.push((
+                "/statuses".to_owned(),
+                "must be \"done\", \"failed\" or both".to_owned(),
+            ));
         }
-        if wanted.description.as_ref().is_some_and(|text| text.len() > MAX_DESCRIPTION) {
-            faults.push(("/description".to_owned(), format!("must be at most {MAX_DESCRIPTION} bytes")));
+        if wanted
+            .description
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_DESCRIPTION)
+        {
+            faults.push((
+                "/description".to_owned(),
+                format!("must be at most {MAX_DESCRIPTION} bytes"),
+            ));
         }
         faults
     }
@@ -383,7 +408,11 @@ impl Webhooks {
         Ok(self.find_delivery(tenant, id).await?.value)
     }
 
-    async fn find_delivery(&self, tenant: Option<&TenantName>, id: &str) -> Result<Stored<Delivery>, WebhookRefusal> {
+    async fn find_delivery(
+        &self,
+        tenant: Option<&TenantName>,
+        id: &str,
+    ) -> Result<Stored<Delivery>, WebhookRefusal> {
         let id: DeliveryId = id.parse().map_err(|()| WebhookRefusal::Missing)?;
         let found = self.books.delivery(&id).await?;
         let seen = found.filter(|stored| tenant.is_none_or(|tenant| stored.value.tenant == *tenant));
@@ -399,8 +428,15 @@ impl Webhooks {
         tenant: Option<&TenantName>,
         transaction: TransactionId,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let all = self.books.deliveries_of(transaction).await?.into_iter().map(|stored| stored.value);
-        Ok(all.filter(|delivery| tenant.is_none_or(|tenant| delivery.tenant == *tenant)).collect())
+        let all = self
+            .books
+            .deliveries_of(transaction)
+            .await?
+            .into_iter()
+            .map(|stored| stored.value);
+        Ok(all
+            .filter(|delivery| tenant.is_none_or(|tenant| delivery.tenant == *tenant))
+            .collect())
     }
 
     /// A page of deliveries.
@@ -416,7 +452,10 @@ impl Webhooks {
     ) -> Result<DeliveryPage, StoreError> {
         let matches = |delivery: &Delivery| {
             tenant.is_none_or(|tenant| delivery.tenant == *tenant)
-                && filter.webhook.as_ref().is_none_or(|webhook| delivery.endpoint == *webhook)
+                && filter
+                    .webhook
+                    .as_ref()
+                    .is_none_or(|webhook| delivery.endpoint == *webhook)
                 && filter.state.is_none_or(|state| delivery.progress.name() == state)
         };
         if let Some(transaction) = filter.transaction {
@@ -426,14 +465,21 @@ impl Webhooks {
                 next: None,
             });
         }
-        let (mut page, mut looked_at) = (DeliveryPage { items: Vec::new(), next: below }, 0);
+        let (mut page, mut looked_at) = (
+            DeliveryPage {
+                items: Vec::new(),
+                next: below,
+            },
+            0,
+        );
         loop {
             let wanted = limit.saturating_sub(page.items.len()).max(1);
             let read = self.books.deliveries_below(page.next.as_deref(), wanted).await?;
             looked_at += read.len();
             let is_last = read.len() < wanted;
             page.next = read.last().map(|last| last.key().to_owned()).filter(|_| !is_last);
-            page.items.extend(read.into_iter().map(|stored| stored.value).filter(matches));
+            page.items
+                .extend(read.into_iter().map(|stored| stored.value).filter(matches));
             if is_last || page.items.len() >= limit || looked_at >= MOST_LOOKED_AT {
                 return Ok(page);
             }
@@ -447,7 +493,10 @@ impl Webhooks {
     pub async fn redeliver(&self, tenant: Option<&TenantName>, id: &str) -> Result<Delivery, WebhookRefusal> {
         for _ in 0..TRIES {
             let old = self.find_delivery(tenant, id).await?;
-            let new = old.value.clone().asked_for_again(self.parts.clock.now(), &self.patience);
+            let new = old
+                .value
+                .clone()
+                .asked_for_again(self.parts.clock.now(), &self.patience);
             if let Some(changed) = self.books.change_delivery(old, new).await? {
                 self.news.notify_one();
                 return Ok(changed.value);

@@ -21,6 +21,7 @@ const MOST_ANSWER: usize = 16 << 10;
 
 /// Connections to one receiver that are kept although nothing is under way.
 const IDLE_CONNECTIONS: usize = 2;
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Sends.
 pub(super) struct Sender {
@@ -53,13 +54,18 @@ impl Sender {
                 .connect_timeout(timeout)
                 .timeout(timeout)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .pool_idle_timeout(IDLE)
                 .user_agent(concat!("sluicegate/", env!("CARGO_PKG_VERSION")))
         };
         let client = builder().build().or_else(|error| {
             tracing::warn!(%error, "the machine has no certificate authorities; webhooks to https:// will fail");
             builder().tls_certs_only([]).build()
         })?;
-        Ok(Self { client, guard, timeout })
+        Ok(Self {
+            client,
+            guard,
+            timeout,
+        })
     }
 
     /// Makes one attempt that begins at `now`. Never takes much longer than the timeout.
@@ -123,7 +129,9 @@ fn judge(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> (Option<Str
         status if status.is_success() => (None, Verdict::Received),
         StatusCode::GONE => (Some("answered 410: gone for good".to_owned()), Verdict::Gone),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            let asked = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
+            let asked = headers
+                .get(RETRY_AFTER)
+                .and_then(|value| retry_after(value.to_str().ok()?, now));
             let words = format!("answered {}", status.as_u16());
             (Some(words), Verdict::Again(asked.unwrap_or_default()))
         }
@@ -162,7 +170,9 @@ mod tests {
     fn only_2xx_is_success_and_more_time_is_given_to_who_asks() {
         let now = Timestamp::parse_rfc3339("2026-01-31T12:00:00Z").expect("a moment");
         let judged = |status: u16, after: &str| {
-            let headers = [(RETRY_AFTER, after.parse().expect("a header"))].into_iter().collect();
+            let headers = [(RETRY_AFTER, after.parse().expect("a header"))]
+                .into_iter()
+                .collect();
             judge(StatusCode::from_u16(status).expect("a status"), &headers, now)
         };
         for status in [200, 201, 202, 204, 299] {
@@ -173,9 +183,20 @@ mod tests {
             assert_eq!(verdict, Verdict::Again(Duration::ZERO), "{status}");
             assert!(error.expect("a text").contains(&status.to_string()));
         }
-        for (after, seconds) in [("7", 7), ("", 0), ("soon", 0), ("-1", 0), ("Sat, 31 Jan 2026 12:01:00 GMT", 60), ("Sat, 31 Jan 2026 11:00:00 GMT", 0)] {
+        for (after, seconds) in [
+            ("7", 7),
+            ("", 0),
+            ("soon", 0),
+            ("-1", 0),
+            ("Sat, 31 Jan 2026 12:01:00 GMT", 60),
+            ("Sat, 31 Jan 2026 11:00:00 GMT", 0),
+        ] {
             for status in [429, 503] {
-                assert_eq!(judged(status, after).1, Verdict::Again(Duration::from_secs(seconds)), "{after}");
+                assert_eq!(
+                    judged(status, after).1,
+                    Verdict::Again(Duration::from_secs(seconds)),
+                    "{after}"
+                );
             }
         }
         assert_eq!(judged(410, "7").1, Verdict::Gone);
