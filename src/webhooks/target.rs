@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,8 @@ impl Guard {
         match url.host() {
             Some(Host::Ipv4(address)) => self.judge(None, address.into())?,
             Some(Host::Ipv6(address)) => self.judge(None, address.into())?,
+            // What it stands for is not up to a resolver (RFC 6761).
+            Some(Host::Domain(name)) if is_local(name) => self.judge(Some(name), Ipv4Addr::LOCALHOST.into())?,
             Some(Host::Domain(_)) => {}
             None => return wrong("must name a host"),
         }
@@ -187,6 +189,11 @@ impl Guard {
             "{leads}: {kind}; webhooks go to public addresses, and to what the operator lists in webhooks.allow_targets"
         )))
     }
+}
+
+fn is_local(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 impl reqwest::dns::Resolve for Guard {
@@ -267,6 +274,9 @@ mod tests {
             ("http://[::ffff:a9fe:a9fe]/", "link-local"),
             ("http://[64:ff9b::a9fe:a9fe]/", "link-local"),
             ("http://[::1]/", "loopback"),
+            ("http://localhost/", "loopback"),
+            ("http://LocalHost.:80/", "loopback"),
+            ("http://a.localhost/", "loopback"),
             ("http://[fe80::1]/", "link-local"),
         ] {
             let refused = guard.read(bad).expect_err(bad).to_string();

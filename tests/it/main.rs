@@ -49,4 +49,7 @@ mod rewound;
 mod small_disk;
 mod support;
 mod waiting;
+mod webhooks;
+mod webhooks_api;
+mod webhooks_targets;
 mod worker;
