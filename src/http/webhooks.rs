@@ -1,9 +1,11 @@
 //! `/v1/webhooks` and `/v1/deliveries`: where a tenant wants to be told, and what became of that.
 
+use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,18 @@ use crate::webhooks::{
     Attempt, CALLBACK, Delivery, DeliveryFilter, Disabled, Endpoint, EndpointChange, Progress, Secret,
     WebhookRefusal,
 };
+
+/// The routes of this module.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/transactions/{id}/deliveries", get(deliveries_of))
+        .route("/v1/webhooks", post(create).get(list))
+        .route("/v1/webhooks/{id}", get(read).patch(change).delete(remove))
+        .route("/v1/webhooks/{id}/rotate-secret", post(rotate_secret))
+        .route("/v1/deliveries", get(deliveries))
+        .route("/v1/deliveries/{id}", get(delivery))
+        .route("/v1/deliveries/{id}/redeliver", post(redeliver))
+}
 
 /// Who may change where others are told.
 const WRITE: [Scope; 2] = [Scope::Submit, Scope::Operate];
@@ -182,7 +196,7 @@ impl From<WebhookRefusal> for ApiError {
 }
 
 /// `POST /v1/webhooks`.
-pub(crate) async fn create(
+async fn create(
     State(api): State<Api>,
     who: Who,
     headers: HeaderMap,
@@ -199,7 +213,7 @@ pub(crate) async fn create(
 }
 
 /// `GET /v1/webhooks`.
-pub(crate) async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let endpoints = api.webhooks().endpoints(caller.tenant.as_ref()).await?;
     let items = endpoints
@@ -210,14 +224,14 @@ pub(crate) async fn list(State(api): State<Api>, who: Who) -> Result<Response, A
 }
 
 /// `GET /v1/webhooks/{id}`.
-pub(crate) async fn get(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+async fn read(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let endpoint = api.webhooks().endpoint(caller.tenant.as_ref(), &id).await?;
     Ok(json(StatusCode::OK, &WebhookView::new(&endpoint, None)))
 }
 
 /// `PATCH /v1/webhooks/{id}`.
-pub(crate) async fn change(
+async fn change(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
@@ -234,14 +248,14 @@ pub(crate) async fn change(
 }
 
 /// `DELETE /v1/webhooks/{id}`.
-pub(crate) async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
     api.webhooks().remove(caller.tenant.as_ref(), &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST /v1/webhooks/{id}/rotate-secret`; without a body, with the usual overlap.
-pub(crate) async fn rotate_secret(
+async fn rotate_secret(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
@@ -276,11 +290,7 @@ fn secret_answer(mut response: Response) -> Response {
 }
 
 /// `GET /v1/deliveries`.
-pub(crate) async fn deliveries(
-    State(api): State<Api>,
-    who: Who,
-    Pairs(pairs): Pairs,
-) -> Result<Response, ApiError> {
+async fn deliveries(State(api): State<Api>, who: Who, Pairs(pairs): Pairs) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let (filter, cursor, limit) = listing(pairs)?;
     let bound = print(&filter);
@@ -299,18 +309,14 @@ pub(crate) async fn deliveries(
 }
 
 /// `GET /v1/deliveries/{id}`.
-pub(crate) async fn delivery(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+async fn delivery(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let delivery = api.webhooks().delivery(caller.tenant.as_ref(), &id).await?;
     Ok(json(StatusCode::OK, &DeliveryView::from(&delivery)))
 }
 
 /// `GET /v1/transactions/{id}/deliveries`.
-pub(crate) async fn deliveries_of(
-    State(api): State<Api>,
-    who: Who,
-    Name(id): Name,
-) -> Result<Response, ApiError> {
+async fn deliveries_of(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let id = transaction_id(&id)?;
     api.gateway.get(&caller, id).await?.ok_or_else(|| missing(id))?;
@@ -323,11 +329,7 @@ pub(crate) async fn deliveries_of(
 }
 
 /// `POST /v1/deliveries/{id}/redeliver`.
-pub(crate) async fn redeliver(
-    State(api): State<Api>,
-    who: Who,
-    Name(id): Name,
-) -> Result<Response, ApiError> {
+async fn redeliver(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
     let delivery = api.webhooks().redeliver(caller.tenant.as_ref(), &id).await?;
     Ok(json(StatusCode::ACCEPTED, &DeliveryView::from(&delivery)))

@@ -96,7 +96,7 @@ impl Dispatcher {
     }
 
     /// Works off a page of changes. Answers whether there is more.
-    async fn round(&mut self) -> Result<bool, StoreError> {
+    pub(super) async fn round(&mut self) -> Result<bool, StoreError> {
         let now = self.hooks.parts.clock.now();
         if now.since(self.pruned_at) >= PRUNE {
             self.pruned_at = now;

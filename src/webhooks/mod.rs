@@ -19,6 +19,8 @@ mod lanes;
 mod send;
 mod sign;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

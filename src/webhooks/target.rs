@@ -111,7 +111,9 @@ impl Guard {
             Some(Host::Ipv4(address)) => self.judge(None, address.into())?,
             Some(Host::Ipv6(address)) => self.judge(None, address.into())?,
             // What it stands for is not up to a resolver (RFC 6761).
-            Some(Host::Domain(name)) if is_local(name) => self.judge(Some(name), Ipv4Addr::LOCALHOST.into())?,
+            Some(Host::Domain(name)) if is_local(name) => {
+                self.judge(Some(name), Ipv4Addr::LOCALHOST.into())?
+            }
             Some(Host::Domain(_)) => {}
             None => return wrong("must name a host"),
         }
