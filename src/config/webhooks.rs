@@ -1,14 +1,19 @@
 //! `[webhooks]`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 
 use super::reader::{Section, quoted};
+use super::secret::Secret;
 use super::settings::{DAY, at_least_one};
+use crate::domain::{LedgerName, Status, TenantName};
 
 /// `[webhooks]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,21 @@ pub struct WebhookSettings {
     pub breaker_failures: NonZeroU32,
     /// What may be called although it is not public.
     pub allow_targets: Vec<AllowedTarget>,
+    /// Endpoints by name, beside those that tenants make.
+    pub endpoints: BTreeMap<String, EndpointSettings>,
+}
+
+/// `[webhooks.endpoints.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSettings {
+    /// Where to.
+    pub url: String,
+    /// Whose transactions it is told of.
+    pub tenant: TenantName,
+    /// Of what it is told; never empty.
+    pub statuses: Vec<Status>,
+    /// What signs: `whsec_` and 32 bytes in base64. Without it, one is made up.
+    pub secret: Option<Secret>,
 }
 
 impl Default for WebhookSettings {
@@ -42,6 +62,7 @@ impl Default for WebhookSettings {
             max_in_flight_per_endpoint: at_least_one(8),
             breaker_failures: at_least_one(5),
             allow_targets: Vec::new(),
+            endpoints: BTreeMap::new(),
         }
     }
 }
@@ -112,6 +133,7 @@ pub(super) fn read(mut section: Section<'_>) -> WebhookSettings {
             "write networks and host names, such as [\"10.1.0.0/16\", \"erp.lan\"]",
             str::parse,
         ),
+        endpoints: endpoints(&mut section),
     };
     if settings.retry_max < settings.retry_min {
         let (low, high) = (settings.retry_min.as_millis(), settings.retry_max.as_millis());
@@ -128,4 +150,60 @@ pub(super) fn read(mut section: Section<'_>) -> WebhookSettings {
     }
     section.finish();
     settings
+}
+
+fn endpoints(section: &mut Section<'_>) -> BTreeMap<String, EndpointSettings> {
+    let mut endpoints = BTreeMap::new();
+    for (name, origin, mut section) in section.sections("endpoints").into_iter().flatten() {
+        let form = "use 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit";
+        if LedgerName::new(&name).is_none() {
+            section.problem_at(origin, "", "is not a valid name".to_owned(), form.to_owned());
+        }
+        let url = section.required(
+            "url",
+            "write an address such as \"https://erp.example/hooks/ledger\"",
+            |text| match text.starts_with("https://") || text.starts_with("http://") {
+                true => Ok(text.to_owned()),
+                false => Err(format!("is {}", quoted(text))),
+            },
+        );
+        let tenant = section.text("tenant", (TenantName::default(), "default"), form, |text| {
+            TenantName::new(text).ok_or_else(|| format!("is {}", quoted(text)))
+        });
+        let settled = [Status::Done, Status::Failed];
+        let statuses = section.list("statuses", "write [\"done\"], [\"failed\"] or both", |text| {
+            let status = settled.into_iter().find(|status| status.as_str() == text);
+            status.ok_or_else(|| format!("has {}", quoted(text)))
+        });
+        let secret = section.secret(
+            "secret",
+            "write whsec_ and 32 bytes in base64, or set the variable of this key",
+            |text| {
+                let key = text
+                    .strip_prefix("whsec_")
+                    .and_then(|rest| STANDARD.decode(rest).ok());
+                match key.is_some_and(|key| key.len() == 32) {
+                    true => Ok(Secret::new(text)),
+                    false => Err("is no secret".to_owned()),
+                }
+            },
+            |_| "***".to_owned(),
+        );
+        section.finish();
+        let statuses = if statuses.is_empty() {
+            settled.to_vec()
+        } else {
+            statuses
+        };
+        endpoints.insert(
+            name,
+            EndpointSettings {
+                url,
+                tenant,
+                statuses,
+                secret,
+            },
+        );
+    }
+    endpoints
 }

@@ -67,6 +67,9 @@ impl Gateway {
             mut answers, mut new, ..
         } = batch;
         let mut bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
+        if new.iter().any(|(_, tx)| tx.request.callback_url.is_some()) {
+            self.0.webhooks.expect_callback(&tenant).await?;
+        }
         while !new.is_empty() && !(atomic && bad) {
             failpoint::reached("accept-before-store");
             let (places, transactions): (Vec<_>, Vec<_>) = new.into_iter().unzip();

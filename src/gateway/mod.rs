@@ -160,6 +160,9 @@ impl Gateway {
         let (mut transaction, lane) =
             self.check_item(&caller.own_tenant(), Item { request, key }, callback)?;
         transaction.origin = caller.origin(trace);
+        if transaction.request.callback_url.is_some() {
+            self.0.webhooks.expect_callback(&transaction.tenant).await?;
+        }
         self.admit(transaction, &lane).await
     }
 

@@ -146,6 +146,11 @@ impl Books {
         self.all(ENDPOINT, &prefix).await
     }
 
+    /// Whether there is no endpoint at all, and nothing that stands for callbacks.
+    pub(super) async fn nobody_is_told(&self) -> Result<bool, StoreError> {
+        Ok(self.0.documents(ENDPOINT, "".."", false, 1).await?.is_empty())
+    }
+
     /// Stores a new endpoint; `false` if there is one with its id.
     pub(super) async fn add_endpoint(&self, new: &Endpoint) -> Result<bool, StoreError> {
         let change = DocumentChange::create(ENDPOINT, format!("{}/{}", new.tenant, new.id), new)?;

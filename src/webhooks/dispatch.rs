@@ -4,7 +4,7 @@
 //! the new position, by compare-and-swap on it: a crash repeats the page or goes on after it, and of several processes
 //! that follow, one makes the deliveries and the others read again. So every event is queued once.
 //!
-//! A page without anything to queue moves the position in memory only; a crash then reads it again, to no effect.
+//! While nobody wants to be told of anything, no record is read. A page without anything to queue moves the position in memory only; a crash then reads it again, to no effect.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::store::{Filter, Position, StoreError};
 const PAGE: usize = 200;
 
 /// Changes are gathered for so long: a record that changes several times meanwhile is read once.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 
 /// What another process changed is noticed after so long.
 const LONGEST_NAP: Duration = Duration::from_millis(500);
@@ -106,22 +106,29 @@ impl Dispatcher {
             Some(place) => place,
             None => self.read_place().await?,
         };
-        let Some(changes) = self.hooks.parts.store.changes(place.position, PAGE).await? else {
-            self.catch_up(place.stored).await?;
-            return Ok(true);
+        // First: whoever wants to be told of something is noted before it is accepted, and so before it changes.
+        let last = self.hooks.parts.store.last_change().await?;
+        let (next, more, deliveries) = if self.hooks.books.nobody_is_told().await? {
+            (last, false, Vec::new())
+        } else {
+            let Some(changes) = self.hooks.parts.store.changes(place.position, PAGE).await? else {
+                self.catch_up(place.stored).await?;
+                return Ok(true);
+            };
+            let deliveries = self.deliveries(changes.items.iter().map(|(_, tx)| tx)).await?;
+            (changes.next, changes.more, deliveries)
         };
-        let deliveries = self.deliveries(changes.items.iter().map(|(_, tx)| tx)).await?;
         let noted_at = place.stored.value.at;
-        if deliveries.is_empty() && (changes.next == place.position || now.since(noted_at) < NOTE) {
+        if deliveries.is_empty() && (next == place.position || now.since(noted_at) < NOTE) {
             self.place = Some(Place {
-                position: changes.next,
+                position: next,
                 ..place
             });
-            return Ok(changes.more);
+            return Ok(more);
         }
-        self.advance(place.stored, changes.next, &deliveries).await?;
+        self.advance(place.stored, next, &deliveries).await?;
         // Whether or not it was this process that went on.
-        Ok(changes.more || self.place.is_none())
+        Ok(more || self.place.is_none())
     }
 
     async fn read_place(&self) -> Result<Place, StoreError> {

@@ -76,6 +76,16 @@ impl Endpoint {
 
     /// Takes a new secret; those before it sign until `until` at the latest. Answers the new one.
     pub(super) fn rotate(&mut self, now: Timestamp, until: Timestamp) -> Secret {
+        let secret = Secret::new();
+        self.sign_with(secret.clone(), now, until);
+        secret
+    }
+
+    /// Takes this secret, unless it is the present one; those before it sign until `until` at the latest.
+    pub(super) fn sign_with(&mut self, secret: Secret, now: Timestamp, until: Timestamp) {
+        if self.secrets.first().is_some_and(|keyed| keyed.secret == secret) {
+            return;
+        }
         self.secrets
             .retain(|keyed| keyed.until.is_none_or(|until| now < until));
         for keyed in &mut self.secrets {
@@ -83,9 +93,8 @@ impl Endpoint {
         }
         self.secrets
             .retain(|keyed| keyed.until.is_some_and(|until| now < until));
-        self.secrets.insert(0, Keyed::new());
+        self.secrets.insert(0, Keyed { secret, until: None });
         self.secrets.truncate(MOST_SECRETS);
-        self.secrets[0].secret.clone()
     }
 }
 

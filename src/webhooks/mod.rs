@@ -4,13 +4,14 @@
 //!   in one commit with how far it got: nothing is left out and nothing queued twice, whatever crashes.
 //! - `deliver` sends what is due, `lanes` keeps an endpoint that is down from slowing others (I9), `send` makes
 //!   one attempt, `sign` signs it, `target` and `address` keep it from going where only the gateway can go.
-//! - `endpoint` and `delivery` are what is stored, `books` how; [`Webhooks`] is what their owners see and do (I9).
+//! - `endpoint` and `delivery` are what is stored, `books` how, `configured` what of it the operator decides; [`Webhooks`] is what their owners see and do (I9).
 //!
 //! Everything is in the store, nothing but the health of endpoints in memory (I7). A crash repeats an attempt whose outcome
 //! was not noted, with the same `webhook-id`.
 
 mod address;
 mod books;
+mod configured;
 mod deliver;
 mod delivery;
 mod dispatch;
@@ -22,7 +23,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -94,6 +96,8 @@ pub struct Webhooks {
     patience: Patience,
     /// Something may be due, or a place is free.
     news: Notify,
+    /// Tenants that have what stands for callbacks: it is never removed.
+    have_callbacks: Mutex<BTreeSet<TenantName>>,
 }
 
 /// What an endpoint is to be.
@@ -170,13 +174,16 @@ impl Webhooks {
             give_up_after: settings.give_up_after,
             lease: settings.timeout + NOTING,
         };
-        Ok(Arc::new(Self {
+        let hooks = Self {
             guard: Guard::new(settings.allow_targets.clone()),
             books,
             patience,
             news: Notify::new(),
+            have_callbacks: Mutex::default(),
             parts,
-        }))
+        };
+        hooks.configure().await?;
+        Ok(Arc::new(hooks))
     }
 
     /// Makes and sends deliveries until `stop`; what is then under way may end within `drain`.
@@ -243,6 +250,20 @@ impl Webhooks {
         found.ok_or(WebhookRefusal::Missing)
     }
 
+    /// Notes that a tenant is about to bring something with a `callback_url`. Call it before that is stored: who is not
+    /// noted is not looked for.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn expect_callback(&self, tenant: &TenantName) -> Result<(), StoreError> {
+        let tenants = || self.have_callbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tenants().contains(tenant) {
+            self.callback(tenant).await?;
+            tenants().insert(tenant.clone());
+        }
+        Ok(())
+    }
+
     /// What stands for the callbacks of a tenant; made when it is first asked for.
     async fn callback(&self, tenant: &TenantName) -> Result<Stored<Endpoint>, StoreError> {
         for _ in 0..TRIES {
@@ -307,7 +328,8 @@ impl Webhooks {
         wanted: EndpointChange,
     ) -> Result<Endpoint, WebhookRefusal> {
         self.own(tenant, id).await?;
-        let faults = self.faults(&wanted).await;
+        let mut faults = self.faults(&wanted).await;
+        faults.extend(self.decided(id, &wanted));
         if !faults.is_empty() {
             return Err(WebhookRefusal::Invalid(faults));
         }
@@ -329,6 +351,9 @@ impl Webhooks {
     pub async fn remove(&self, tenant: Option<&TenantName>, id: &str) -> Result<(), WebhookRefusal> {
         for _ in 0..TRIES {
             let old = self.own(tenant, id).await?;
+            if let Some(fault) = self.kept(id) {
+                return Err(WebhookRefusal::Invalid(vec![fault]));
+            }
             if self.books.change_endpoint(&old, None).await? {
                 return Ok(());
             }
@@ -349,6 +374,9 @@ impl Webhooks {
     ) -> Result<(Endpoint, Secret), WebhookRefusal> {
         for _ in 0..TRIES {
             let old = self.find(tenant, id).await?;
+            if let Some(fault) = self.keyed(id) {
+                return Err(WebhookRefusal::Invalid(vec![fault]));
+            }
             if overlap_seconds > MAX_OVERLAP {
                 let words = format!("must be 0 to {MAX_OVERLAP} (30 days)");
                 return Err(WebhookRefusal::Invalid(vec![(
@@ -528,7 +556,10 @@ impl EndpointChange {
 
 /// Whether it can be an endpoint's: what a client sends must not reach into the order of keys.
 fn is_id(id: &str) -> bool {
-    id.len() <= 64 && id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+    id.len() <= 80
+        && id
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
 }
 
 fn contended() -> StoreError {

@@ -51,5 +51,6 @@ mod support;
 mod waiting;
 mod webhooks;
 mod webhooks_api;
+mod webhooks_backlog;
 mod webhooks_targets;
 mod worker;

@@ -269,13 +269,20 @@ async fn who_says_gone_is_told_no_more_until_its_owner_says_so() {
         (&json!(true), &json!("gone"))
     );
     receiver.answer(|_| 200.into());
-    let silent = app.settle(&add("hits", 1)).await.id();
+    // It is looked at once its callback is told.
+    let callback = Receiver::start().await;
+    let silent = app.settle(&called_back(&callback.url)).await.id();
+    callback.wait_for(1).await;
     app.send(app.request("PATCH", &path).json(&json!({"disabled": false})))
         .await
         .expect(200);
     let told = app.settle(&add("hits", 1)).await.id();
     delivery(&app, &told, "is received", is("delivered")).await;
-    assert_eq!(deliveries(&app, &silent).await, Vec::<Value>::new());
+    let of_silent = deliveries(&app, &silent).await;
+    assert_eq!(
+        (of_silent.len(), &of_silent[0]["webhook"]),
+        (1, &json!("callback"))
+    );
     assert_eq!(receiver.count(), 2);
     app.finish().await;
 }

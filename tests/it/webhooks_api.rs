@@ -1,6 +1,8 @@
 //! Endpoints and deliveries as their owners manage them.
 
 use serde_json::{Value, json};
+use sluicegate::config::{EndpointSettings, Secret};
+use sluicegate::domain::{Status, TenantName};
 
 use crate::support::receiver::{Receiver, told};
 use crate::support::{Answer, TestApp, add, eventually, with};
@@ -281,4 +283,80 @@ async fn i10_a_search_for_deliveries_is_read_strictly() {
         answer.fault(400, "SG-0009", &format!("#query/{field}"));
     }
     app.finish_untouched().await;
+}
+
+#[tokio::test]
+async fn what_the_operator_configures_is_there_and_is_changed_there() {
+    let receiver = Receiver::start().await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
+    let configured = |url: &str, secret: Option<&str>| EndpointSettings {
+        url: url.to_owned(),
+        tenant: TenantName::default(),
+        statuses: vec![Status::Done],
+        secret: secret.map(Secret::new),
+    };
+    let one = configured(&receiver.url, Some(secret));
+    let app = TestApp::with(|settings| {
+        told(settings);
+        settings.webhooks.endpoints.insert("erp".to_owned(), one);
+        settings
+            .webhooks
+            .endpoints
+            .insert("own-key".to_owned(), configured("http://127.0.0.1:1/", None));
+    })
+    .await;
+    let path = "/v1/webhooks/wh_config_erp";
+    let read = app.get(path).await.expect(200).json();
+    assert_eq!(
+        (&read["url"], &read["statuses"]),
+        (&json!(receiver.url), &json!(["done"]))
+    );
+    app.settle(&add("hits", 1)).await;
+    assert!(receiver.wait_for(1).await[0].is_signed_by(secret));
+    let change = json!({"url": "https://erp.example/"});
+    send(&app, "PATCH", path, change)
+        .await
+        .fault(422, "SG-0002", "/url");
+    app.send(app.request("DELETE", path))
+        .await
+        .fault(422, "SG-0002", "");
+    send(&app, "POST", &format!("{path}/rotate-secret"), json!({}))
+        .await
+        .fault(422, "SG-0002", "");
+    send(&app, "PATCH", path, json!({"disabled": true}))
+        .await
+        .expect(200);
+    send(
+        &app,
+        "POST",
+        "/v1/webhooks/wh_config_own-key/rotate-secret",
+        json!({}),
+    )
+    .await
+    .expect(200);
+    let other = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let renewed = configured(&receiver.url, Some(other));
+    let app = app
+        .reopen(|settings| settings.webhooks.endpoints = [("erp".to_owned(), renewed)].into())
+        .await;
+    app.get("/v1/webhooks/wh_config_own-key")
+        .await
+        .problem(404, "SG-0024");
+    assert_eq!(
+        app.get(path).await.expect(200).json()["disabled"],
+        true,
+        "that is not decided there"
+    );
+    send(&app, "PATCH", path, json!({"disabled": false}))
+        .await
+        .expect(200);
+    app.settle(&add("hits", 1)).await;
+    let got = receiver.wait_for(2).await.remove(1);
+    assert!(
+        got.is_signed_by(secret) && got.is_signed_by(other),
+        "both, for a day"
+    );
+    let app = app.reopen(|settings| settings.webhooks.endpoints.clear()).await;
+    app.get(path).await.problem(404, "SG-0024");
+    app.finish().await;
 }

@@ -7,6 +7,7 @@ pub(crate) mod cut;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
 pub(crate) mod raw;
+#[path = "../../support/receiver.rs"]
 pub(crate) mod receiver;
 pub(crate) mod scripted;
 mod settings;

@@ -12,7 +12,7 @@ use sluicegate::config::Settings;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{eventually, spawn};
+use crate::support::{eventually, spawn};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
