@@ -37,6 +37,7 @@ use crate::relay::Relay;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::{self, Webhooks};
 use crate::worker::{Lane, LaneParts};
 
 /// What is cut off when draining took too long is given this much to unwind.
@@ -56,6 +57,7 @@ pub struct App {
     relays: Vec<Relay>,
     reconciler: Reconciler,
     backups: Option<Backups>,
+    webhooks: Arc<Webhooks>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
@@ -160,6 +162,18 @@ pub async fn build_with(
         let lanes = lanes.values().cloned().collect();
         Backups::of(&embedded, folder.path(), lanes, clock.clone())
     });
+    let webhooks = Webhooks::open(webhooks::Parts {
+        store: store.clone(),
+        documents: documents.clone(),
+        clock: clock.clone(),
+        settings: settings.webhooks.clone(),
+        keep: settings.retention.deliveries,
+        show: http::show,
+        metrics: metrics.webhooks(),
+        tasks: tasks.clone(),
+    })
+    .await
+    .context("read how far webhooks are worked off")?;
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
         documents,
@@ -170,6 +184,7 @@ pub async fn build_with(
         works: settings.role != Role::Api,
         backpressure: settings.backpressure,
         metrics: metrics.clone(),
+        webhooks: webhooks.clone(),
     }));
     // Before anything is submitted: what was paused stays paused.
     gateway.follow_course().await?;
@@ -183,6 +198,7 @@ pub async fn build_with(
         relays,
         reconciler,
         backups,
+        webhooks,
         store,
         queue,
         hub,
@@ -223,6 +239,7 @@ impl App {
             relays,
             reconciler,
             backups,
+            webhooks,
             store,
             queue,
             hub,
@@ -261,6 +278,9 @@ impl App {
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
         vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
+        if settings.role != Role::Api {
+            vital.extend(webhooks.start(&stop, drain).context("set up webhooks")?);
+        }
         vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,

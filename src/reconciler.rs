@@ -167,6 +167,7 @@ mod tests {
                 done: None,
                 failed: None,
                 events: Duration::from_secs(3_600),
+                deliveries: None,
             },
             metrics,
             lanes: BTreeMap::new(),

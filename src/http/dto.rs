@@ -15,11 +15,14 @@ use crate::domain::{
 use crate::gateway::LaneStatus;
 use crate::telemetry::history::{INTERVAL, Point};
 
-fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }
 
-fn rfc3339_or_null<S: Serializer>(moment: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339_or_null<S: Serializer>(
+    moment: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match moment {
         Some(moment) => serializer.collect_str(moment),
         None => serializer.serialize_none(),
@@ -202,6 +205,14 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
             actions: tx.actions.iter().map(ActionView::from).collect(),
         }
     }
+}
+
+/// A transaction as whoever is told of it sees it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn show(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&TransactionView::from(tx))
 }
 
 /// One page of transactions.

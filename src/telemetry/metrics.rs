@@ -88,6 +88,18 @@ impl Metrics {
         })
     }
 
+    /// The metrics of webhooks.
+    pub fn webhooks(&self) -> WebhookMetrics {
+        let attempts =
+            |outcome: &'static str| counter!("sluicegate_webhook_attempts_total", "outcome" => outcome);
+        with_local_recorder(&*self.recorder, || WebhookMetrics {
+            queued: counter!("sluicegate_webhook_deliveries_total"),
+            received: attempts("received"),
+            failed: attempts("failed"),
+            given_up: counter!("sluicegate_webhook_given_up_total"),
+        })
+    }
+
     /// The metrics of one ledger's queue.
     pub fn queue(&self, ledger: &LedgerName) -> QueueMetrics {
         let ledger = ledger.to_string();
@@ -188,6 +200,19 @@ pub struct QueueMetrics {
     pub outbox_age: Gauge,
     /// 1 while announcements are confirmed, else 0.
     pub connected: Gauge,
+}
+
+/// What happens on the way to those who want to be told.
+#[derive(Clone)]
+pub struct WebhookMetrics {
+    /// Deliveries made.
+    pub queued: Counter,
+    /// Attempts that were answered with 2xx.
+    pub received: Counter,
+    /// Attempts that were not.
+    pub failed: Counter,
+    /// Deliveries given up.
+    pub given_up: Counter,
 }
 
 /// What happens on the way to one ledger.

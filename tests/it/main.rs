@@ -56,4 +56,8 @@ mod small_disk;
 mod steering;
 mod support;
 mod waiting;
+mod webhooks;
+mod webhooks_api;
+mod webhooks_backlog;
+mod webhooks_targets;
 mod worker;
