@@ -4,6 +4,7 @@
 //! all the same, and a repeat with the same idempotency key finds it.
 
 mod body;
+mod console;
 mod dto;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -59,6 +60,8 @@ impl Api {
 /// All routes.
 pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
     let routes = Router::new()
+        .route("/", get(console::index))
+        .route("/console/{*file}", get(console::file))
         .route(
             "/v1/transactions",
             post(transactions::submit).get(transactions::list),
