@@ -54,7 +54,7 @@ export class FilterBar {
     h('div', { class: 'segments', role: 'radiogroup', 'aria-label': 'Status' }, statuses), toggle,
     h('div', { class: 'more' },
       h('select', { name: 'stage', 'aria-label': 'Stage' }, options(stages)),
-      this.#ledgers, text('contract', 'Contract'), text('function', 'Function'), text('label', 'label=value'),
+      this.#ledgers, text('contract', 'Contract'), text('function', 'Function'), h('input', { name: 'label', placeholder: 'label=value', 'aria-label': 'Metadata, as label=value', autocomplete: 'off', spellcheck: 'false' }),
       h('select', { name: 'span', 'aria-label': 'Accepted' }, options(SPANS)),
       h('div', { class: 'range' }, at('created_from', 'Accepted from'), at('created_before', 'Accepted before'))));
     this.element = h('div', {}, this.#form, this.#chips);
@@ -76,7 +76,8 @@ export class FilterBar {
   show(filter) {
     this.#filter = filter;
     const { elements } = this.#form;
-    for (const name of ['status', 'stage', 'ledger', 'contract', 'function']) elements[name].value = filter[name] ?? '';
+    for (const radio of elements.status) radio.checked = radio.value === (filter.status ?? '');
+    for (const name of ['stage', 'ledger', 'contract', 'function']) elements[name].value = filter[name] ?? '';
     const ranged = Boolean(filter.created_from || filter.created_before);
     elements.span.value = ranged ? 'range' : filter.span ?? '';
     this.#form.querySelector('.range').hidden = !ranged;

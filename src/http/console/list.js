@@ -16,7 +16,7 @@ const PAGE = 500;
 const POLL_MS = 2000;
 /** More than so many changes between two frames are not worth following one by one. */
 const MOST_QUEUED = 5000;
-const HEADS = [['state', 'Status'], ['call', 'Call'], ['args', 'Arguments'], ['labels', 'Metadata'], ['at num', 'Accepted'], ['took num', 'Took'], ['id', 'Id']];
+const HEADS = [['state', 'Status'], ['call', 'Call'], ['ledger', 'Ledger'], ['args', 'Arguments'], ['labels', 'Metadata'], ['at num', 'Accepted'], ['took num', 'Took'], ['id', 'Id']];
 
 export class ListPage {
   title = 'Transactions';
@@ -231,7 +231,7 @@ export class ListPage {
 function makeRow() {
   const cell = (name, ...children) => h('span', { class: name, role: 'gridcell' }, ...children);
   return h('div', { class: 'row', role: 'row' },
-    cell('state', badge('pending')), cell('call', h('span'), ''), cell('args'), cell('labels'),
+    cell('state', badge('pending')), cell('call', h('span'), ''), cell('ledger'), cell('args'), cell('labels'),
     cell('at num'), cell('took num'), h('a', { class: 'id', role: 'gridcell', tabindex: -1 }));
 }
 
@@ -240,7 +240,7 @@ function fillRow(row, item, index, selected) {
   row.setAttribute('aria-rowindex', index + 1);
   const key = `${item.id} ${item.version}`;
   if (row.dataset.key === key) return;
-  const [state, call, args, labels, at, took, id] = row.children;
+  const [state, call, ledger, args, labels, at, took, id] = row.children;
   // It changed under the eyes of whoever looks: say so, once.
   row.classList.toggle('fresh', row.dataset.key?.startsWith(item.id) === true);
   row.dataset.key = key;
@@ -251,6 +251,7 @@ function fillRow(row, item, index, selected) {
   call.firstChild.textContent = `${item.contract}.`;
   call.lastChild.textContent = item.name;
   call.title = `${item.contract}.${item.name} on ${item.ledger}`;
+  ledger.textContent = item.ledger;
   args.textContent = item.why || item.args;
   args.classList.toggle('why', item.why !== '');
   args.title = item.why;
