@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::gateway::{FieldError, QueryError, QueryRefusal, Refusal};
+use crate::domain::TransactionId;
+use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -48,11 +49,15 @@ pub enum Code {
     NoLedger,
     /// A defect of the gateway.
     Internal,
+    /// The credentials lack a scope.
+    Forbidden,
+    /// The transaction is not in a state in which this can be done.
+    NotNow,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -70,6 +75,8 @@ impl Code {
         Self::LedgerUnavailable,
         Self::NoLedger,
         Self::Internal,
+        Self::Forbidden,
+        Self::NotNow,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -105,6 +112,12 @@ impl Code {
             Self::LedgerUnavailable => ("SG-0015", S::SERVICE_UNAVAILABLE, "The ledger is unavailable"),
             Self::NoLedger => ("SG-0016", S::NOT_FOUND, "There is no such ledger"),
             Self::Internal => ("SG-0017", S::INTERNAL_SERVER_ERROR, "A defect of the gateway"),
+            Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The scope is missing"),
+            Self::NotNow => (
+                "SG-0023",
+                S::CONFLICT,
+                "The transaction's state does not allow it",
+            ),
         }
     }
 }
@@ -116,13 +129,16 @@ pub(crate) struct ApiError {
     detail: String,
     fields: Vec<FieldError>,
     retry_after: Option<Duration>,
+    /// Another item of its batch is at fault.
+    withheld: bool,
 }
 
+/// What a refusal looks like to the client.
 #[derive(Serialize)]
-struct Problem<'a> {
+pub(super) struct Problem<'a> {
     r#type: String,
     title: &'a str,
-    status: u16,
+    pub(super) status: u16,
     code: &'a str,
     detail: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -142,6 +158,7 @@ impl ApiError {
             detail: detail.into(),
             fields: Vec::new(),
             retry_after: None,
+            withheld: false,
         }
     }
 
@@ -166,6 +183,55 @@ impl ApiError {
             detail,
             fields,
             retry_after: None,
+            withheld: false,
+        }
+    }
+
+    /// Whether the request is at fault, and would be as well tomorrow.
+    pub(super) fn blames_the_client(&self) -> bool {
+        let (_, status, _) = self.code.parts();
+        status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+    }
+
+    /// Whether it is good, but for others of its batch.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.withheld
+    }
+
+    /// The fields at fault, below `prefix`.
+    pub(super) fn into_fields(self, prefix: &str) -> Vec<FieldError> {
+        if self.fields.is_empty() {
+            let (pointer, detail) = (prefix.to_owned(), self.detail);
+            return vec![FieldError { pointer, detail }];
+        }
+        let below = |field: FieldError| FieldError {
+            pointer: match field.pointer.starts_with('#') {
+                // An item's key may come from the batch's header.
+                true => format!("{prefix}/idempotency_key"),
+                false => format!("{prefix}{}", field.pointer),
+            },
+            detail: field.detail,
+        };
+        self.fields.into_iter().map(below).collect()
+    }
+
+    /// What the client is shown.
+    pub(super) fn problem(&self) -> Problem<'_> {
+        let (code, status, title) = self.code.parts();
+        Problem {
+            r#type: format!("urn:sluicegate:error:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &self.detail,
+            errors: self
+                .fields
+                .iter()
+                .map(|field| ProblemField {
+                    pointer: &field.pointer,
+                    detail: &field.detail,
+                })
+                .collect(),
         }
     }
 
@@ -209,7 +275,22 @@ impl From<Refusal> for ApiError {
                 format!("{max_pending} transactions wait, which is all that the operator allows (backpressure.max_pending); nothing was stored, repeat the request later"),
             )
             .later(retry_after),
+            Refusal::Withheld => Self {
+                withheld: true,
+                ..Self::new(Code::InvalidFields, "another item of the batch is not acceptable")
+            },
             Refusal::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<(TransactionId, ActionRefusal)> for ApiError {
+    fn from((id, refusal): (TransactionId, ActionRefusal)) -> Self {
+        match refusal {
+            ActionRefusal::Missing => super::transactions::missing(id),
+            ActionRefusal::NotNow(why) => Self::new(Code::NotNow, why),
+            ActionRefusal::Refused(refusal) => refusal.into(),
+            ActionRefusal::Store(error) => error.into(),
         }
     }
 }
@@ -230,24 +311,8 @@ impl From<QueryRefusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (code, status, title) = self.code.parts();
-        let errors = self
-            .fields
-            .iter()
-            .map(|field| ProblemField {
-                pointer: &field.pointer,
-                detail: &field.detail,
-            })
-            .collect();
-        let problem = Problem {
-            r#type: format!("urn:sluicegate:error:{code}"),
-            title,
-            status: status.as_u16(),
-            code,
-            detail: &self.detail,
-            errors,
-        };
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let (_, status, _) = self.code.parts();
+        let body = serde_json::to_vec(&self.problem()).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, json)], body).into_response();
         if let Some(after) = self.retry_after {

@@ -64,7 +64,8 @@ export class ListPage {
   open(params) {
     if (params.toString() === this.#hash) {
       this.#rows.plan();
-      this.#view.focus({ preventScroll: true });
+      // Whoever types in the search box already goes on typing.
+      if (!document.activeElement.closest('.top')) this.#view.focus({ preventScroll: true });
       return;
     }
     this.#hash = params.toString();
