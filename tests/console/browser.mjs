@@ -40,8 +40,8 @@ export async function check(what, run, purpose = null) {
 }
 
 /** Asks again and again until `holds` answers something true. */
-export async function eventually(what, holds) {
-  const until = performance.now() + DEADLINE;
+export async function eventually(what, holds, deadline = DEADLINE) {
+  const until = performance.now() + deadline;
   for (;;) {
     const value = await holds();
     if (value) return value;

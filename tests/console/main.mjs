@@ -1,4 +1,4 @@
-// What an operator does with the console, done in a real browser: node main.mjs http://127.0.0.1:8080
+// What an operator does with the console, done in a real browser: node main.mjs http://127.0.0.1:8080 [PICTURES]
 
 import assert from 'node:assert/strict';
 import axe from 'axe-core';
@@ -7,6 +7,7 @@ import { seed } from './seed.mjs';
 
 const rows = (page) => page.locator('.row:not([hidden])');
 const row = (page, id) => page.locator(`#r-${id}`);
+const shown = (page) => page.locator('.foot').textContent();
 const state = (page, id) => row(page, id).locator('.status');
 const add = (key, metadata = {}) => ({ ledger: 'main', contract: 'counter', function: 'Add', args: [key, 1], metadata });
 
@@ -32,7 +33,7 @@ await check('the page brings its policy and nothing else', async () => {
 }, /Content Security Policy|Fetch API cannot load/);
 
 await check('the list shows every transaction, newest first', async () => {
-  await eventually('54 rows', async () => (await page.locator('.foot').textContent()) === '54 transactions');
+  await eventually('54 rows', async () => (await shown(page)) === '54 transactions');
   const { items } = (await api('GET', '/v1/transactions?limit=500')).body;
   const top = await rows(page).evaluateAll((all) => all.sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map(({ id }) => id.slice(2)));
   assert.ok(top.length > 20 && top.length < 54, `${top.length} rows are in the page`);
@@ -50,7 +51,7 @@ await check('filters narrow the list, and the address keeps them', async () => {
   await page.getByText('Failed', { exact: true }).click();
   const failed = seeded.filter(({ status }) => status === 'failed').length;
   assert.ok(failed >= 3, 'some have failed');
-  await eventually('the failed ones', async () => (await page.locator('.foot').textContent()) === `${failed} transactions`);
+  await eventually('the failed ones', async () => (await shown(page)) === `${failed} transactions`);
   assert.match(page.url(), /#\/\?status=failed$/);
   await page.getByLabel('Function').fill('TransferAsset');
   await page.keyboard.press('Enter');
@@ -62,11 +63,11 @@ await check('filters narrow the list, and the address keeps them', async () => {
   await page.goto(`${base}/#/`);
   await page.getByLabel('Metadata, as').fill('order=4105');
   await page.keyboard.press('Enter');
-  await eventually('one', async () => (await page.locator('.foot').textContent()) === '1 transaction');
+  await eventually('one', async () => (await shown(page)) === '1 transaction');
   await page.getByRole('button', { name: 'Remove the filter order=4105' }).click();
-  await eventually('all', async () => (await page.locator('.foot').textContent()) === '55 transactions');
+  await eventually('all', async () => (await shown(page)) === '55 transactions');
   await page.getByLabel('Accepted', { exact: true }).selectOption('1h');
-  await eventually('of the last hour', async () => (await page.locator('.foot').textContent()) === '55 transactions');
+  await eventually('of the last hour', async () => (await shown(page)) === '55 transactions');
   await page.getByLabel('Stage').selectOption('parked');
   await page.getByText('No transaction matches these filters.').waitFor();
   await page.goto(`${base}/#/`);
@@ -85,7 +86,7 @@ await check('search finds by id, by the ledger id, by key and by label', async (
   await page.keyboard.press('/');
   await page.keyboard.type('source=erp');
   await page.keyboard.press('Enter');
-  await eventually('by label', async () => (await page.locator('.foot').textContent()) === `${seeded.filter(({ metadata }) => metadata.source === 'erp').length} transactions`);
+  await eventually('by label', async () => (await shown(page)) === `${seeded.filter(({ metadata }) => metadata.source === 'erp').length} transactions`);
   await page.keyboard.press('/');
   await page.keyboard.type('no-such-thing');
   await page.keyboard.press('Enter');
@@ -98,32 +99,34 @@ await check('a page of one transaction tells its conflicts and its time', async 
   const record = records.reduce((most, one) => (one.attempts > most.attempts ? one : most));
   assert.ok(record.attempts > 1, 'nothing conflicted');
   await page.goto(`${base}/#/tx/${record.id}`);
-  await page.locator('.steps .done').waitFor();
-  assert.equal(await page.locator('.steps .conflict').count(), record.attempts - 1);
-  assert.match(await page.locator('.steps .conflict').first().textContent(), /^.+Attempt 1 conflict MVCC_READ_CONFLICT/);
-  assert.match(await page.locator('.steps .committed').textContent(), new RegExp(`Attempt ${record.attempts} committed`));
-  assert.match(await page.locator('.steps .done').textContent(), new RegExp(`Done in block ${record.block}`));
-  assert.ok((await page.locator('.steps .wait').count()) >= 1);
+  await page.locator('.steps > .done').waitFor();
+  assert.equal(await page.locator('.steps > .conflict').count(), record.attempts - 1);
+  assert.match(await page.locator('.steps > .conflict').first().textContent(), /^.+Attempt 1 conflict MVCC_READ_CONFLICT/);
+  assert.match(await page.locator('.steps > .committed').textContent(), new RegExp(`Attempt ${record.attempts} committed`));
+  assert.match(await page.locator('.steps > .done').textContent(), new RegExp(`Done in block ${record.block}`));
+  assert.ok((await page.locator('.steps > .wait').count()) >= 1);
   assert.match(await page.locator('.facts').textContent(), new RegExp(record.tx_id));
   const refused = seeded.find(({ error }) => error?.message.includes('asset-unknown'));
   await page.goto(`${base}/#/tx/${refused.id}`);
-  await page.getByText(refused.error.message).first().waitFor();
+  await page.getByRole('alert').getByText(refused.error.message).waitFor();
 });
 
 await check('numbers keep every digit', async () => {
   const args = '["big",12345678901234567890.50]';
   const { id } = await submit(`{"ledger":"main","contract":"counter","function":"Set","args":${args}}`);
   await page.goto(`${base}/#/tx/${id}`);
-  await page.getByText('12345678901234567890.50').waitFor();
+  await page.locator('pre', { hasText: '12345678901234567890.50' }).waitFor();
 });
 
 await check('nothing that a record says can run', async () => {
   const evil = '<img src=x onerror="globalThis.ran = true"><script>globalThis.ran = true</script>';
-  const { id } = await submit({ ...add('evil', { [`${evil.slice(0, 50)}`]: evil }), args: [evil, 1], function: 'Add' }, { wait: true });
-  for (const address of [`#/tx/${id}`, '#/', `#/?metadata.x=${encodeURIComponent(evil)}`, `#/tx/${encodeURIComponent(evil)}`]) {
+  const { id } = await submit(add(evil, { [evil.slice(0, 50)]: evil }), { wait: true });
+  const addresses = [[`#/tx/${id}`, 'onerror='], ['#/', 'onerror='], [`#/?metadata.x=${encodeURIComponent(evil)}`, 'onerror='],
+    [`#/tx/${encodeURIComponent(evil)}`, 'There is no such transaction']];
+  for (const [address, text] of addresses) {
     await page.goto(`${base}/${address}`);
     await page.reload();
-    await page.getByText('onerror=').first().waitFor();
+    await page.getByText(text).locator('visible=true').first().waitFor();
     assert.equal(await page.evaluate(() => globalThis.ran), undefined);
     assert.equal(await page.locator('img, main script').count(), 0);
   }
@@ -138,7 +141,8 @@ await check('the keyboard is enough', async () => {
   await page.keyboard.press('k');
   await page.keyboard.press('ArrowDown');
   const second = await page.locator('.row[aria-selected="true"]').getAttribute('aria-rowindex');
-  assert.equal(second, '2');
+  // The heading is a row, too.
+  assert.equal(second, '3');
   const id = (await page.locator('[role="grid"]').getAttribute('aria-activedescendant')).slice(2);
   await page.keyboard.press('Enter');
   await eventually('opened', () => page.url().endsWith(`#/tx/${id}`));
@@ -180,9 +184,11 @@ for (const scheme of ['light', 'dark']) {
         assert.deepEqual(wide, [0, 0], address);
         const light = await other.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).every((part) => part > 127));
         assert.equal(light, scheme === 'light');
+        // Slow, and what it says depends on the colours and the width each for itself.
+        if ((scheme === 'light') !== (width === 1280)) continue;
         await other.evaluate(axe.source);
         const { violations } = await other.evaluate(() => globalThis.axe.run());
-        assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html, failureSummary }) => [html, failureSummary])]), [], address);
+        assert.deepEqual(violations.map(({ id, nodes: [{ html, failureSummary }] }) => [id, html, failureSummary]), [], address);
       }
       await other.context().close();
     });

@@ -20,6 +20,7 @@ mod cli_migrate;
 mod cli_server;
 mod cli_store;
 mod conflicts;
+mod console;
 mod crash;
 mod damage;
 mod damage_cli;

@@ -44,8 +44,9 @@ export class ListPage {
     this.#view = h('div', { class: 'view', tabindex: 0, role: 'grid', 'aria-label': 'Transactions, newest first', 'aria-readonly': 'true', 'aria-colcount': HEADS.length, on: {
       click: (event) => this.#clicked(event),
     } });
-    const columns = HEADS.map(([name, title]) => h('span', { class: name }, title));
-    const grid = h('div', { class: 'grid' }, h('div', { class: 'head', 'aria-hidden': 'true' }, columns), this.#view);
+    const columns = HEADS.map(([name, title]) => h('span', { class: name, role: 'columnheader' }, title));
+    this.#view.append(h('div', { class: 'head', role: 'row', 'aria-rowindex': 1 }, columns));
+    const grid = h('div', { class: 'grid' }, this.#view, this.#empty);
     const foot = h('div', { class: 'foot' }, this.#foot);
     this.element = h('section', { class: 'list', 'aria-label': 'Transactions' }, this.#bar.element, this.#above, grid, foot);
     const page = this;
@@ -56,7 +57,6 @@ export class ListPage {
       fill: (element, item, index) => fillRow(element, item, index, item.id === page.#selected),
       end: () => page.#more(),
     });
-    this.#view.append(this.#empty);
     this.#view.addEventListener('scroll', () => this.#tellUnseen(), { passive: true });
   }
 
@@ -164,7 +164,7 @@ export class ListPage {
   #drawn() {
     const { length, complete } = this.#records;
     this.#foot.textContent = complete ? `${count(length)} ${length === 1 ? 'transaction' : 'transactions'}` : `${count(length)} loaded, more below`;
-    this.#view.setAttribute('aria-rowcount', complete ? length : -1);
+    this.#view.setAttribute('aria-rowcount', complete ? length + 1 : -1);
     this.#tellUnseen();
     this.#rows.plan();
   }
@@ -194,7 +194,7 @@ export class ListPage {
     const row = event.target.closest('.row');
     if (!row || event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return;
     event.preventDefault();
-    this.#select(Number(row.getAttribute('aria-rowindex')) - 1);
+    this.#select(Number(row.getAttribute('aria-rowindex')) - 2);
     this.#enter();
   }
 
@@ -233,12 +233,12 @@ function makeRow() {
   const cell = (name, ...children) => h('span', { class: name, role: 'gridcell' }, ...children);
   return h('div', { class: 'row', role: 'row' },
     cell('state', badge('pending')), cell('call', h('span'), ''), cell('ledger'), cell('args'), cell('labels'),
-    cell('at num'), cell('took num'), h('a', { class: 'id', role: 'gridcell', tabindex: -1 }));
+    cell('at num'), cell('took num'), cell('id', h('a', { tabindex: -1 })));
 }
 
 function fillRow(row, item, index, selected) {
   row.setAttribute('aria-selected', String(selected));
-  row.setAttribute('aria-rowindex', index + 1);
+  row.setAttribute('aria-rowindex', index + 2);
   const key = `${item.id} ${item.version}`;
   if (row.dataset.key === key) return;
   const [state, call, ledger, args, labels, at, took, id] = row.children;
@@ -264,7 +264,7 @@ function fillRow(row, item, index, selected) {
   took.textContent = `${item.finished_at ? duration(between(item.created_at, item.finished_at)) : ''}${tries}`;
   took.title = item.attempts === 1 ? '1 attempt' : `${item.attempts} attempts`;
   took.classList.toggle('tries', item.attempts > 1);
-  id.textContent = `…${item.id.slice(-12)}`;
-  id.title = item.id;
-  id.href = `#/tx/${item.id}`;
+  id.firstChild.textContent = `…${item.id.slice(-12)}`;
+  id.firstChild.title = item.id;
+  id.firstChild.href = `#/tx/${item.id}`;
 }

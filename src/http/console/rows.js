@@ -1,7 +1,7 @@
 // A long list of which only the rows in sight are in the page. An element serves row after row as one scrolls: row
 // number n always sits in element n modulo their count, so scrolling by one row changes one element.
 
-import { h, put } from './dom.js';
+import { h } from './dom.js';
 
 const BEYOND = 6;
 
@@ -17,7 +17,7 @@ export class Rows {
   constructor(view, source) {
     this.#view = view;
     this.#source = source;
-    put(view, this.#holder);
+    view.append(this.#holder);
     view.addEventListener('scroll', () => this.plan(), { passive: true });
     new ResizeObserver(() => this.plan()).observe(view);
   }
@@ -50,14 +50,19 @@ export class Rows {
   /** Scrolls as little as is needed to see a row. */
   reveal(index) {
     const [top, bottom] = [index * this.#height, (index + 1) * this.#height];
-    const { scrollTop, clientHeight } = this.#view;
+    const { scrollTop } = this.#view;
     if (top < scrollTop) this.#view.scrollTop = top;
-    else if (bottom > scrollTop + clientHeight) this.#view.scrollTop = bottom - clientHeight;
+    else if (bottom > scrollTop + this.#room) this.#view.scrollTop = bottom - this.#room;
+  }
+
+  /** How high the part is in which rows show; a heading may stay above them. */
+  get #room() {
+    return this.#view.clientHeight - this.#holder.offsetTop;
   }
 
   /** How many rows fit. */
   get page() {
-    return this.#height ? Math.max(1, Math.floor(this.#view.clientHeight / this.#height) - 1) : 1;
+    return this.#height ? Math.max(1, Math.floor(this.#room / this.#height) - 1) : 1;
   }
 
   #size() {
@@ -68,7 +73,7 @@ export class Rows {
   #draw() {
     if (!this.#view.clientHeight) return;
     this.#size();
-    const inSight = Math.ceil(this.#view.clientHeight / this.#height) + 1;
+    const inSight = Math.ceil(this.#room / this.#height) + 1;
     while (this.#pool.length < inSight + 2 * BEYOND) {
       const element = this.#source.make();
       this.#pool.push(element);

@@ -6,6 +6,7 @@ pub(crate) mod cli;
 pub(crate) mod cut;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
+pub(crate) mod node;
 pub(crate) mod raw;
 pub(crate) mod scripted;
 mod settings;
