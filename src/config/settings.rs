@@ -17,6 +17,8 @@ use crate::kv::EngineKind;
 
 /// One day.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// One hour.
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 /// One mebibyte.
 pub(super) const MEBIBYTE: usize = 1024 * 1024;
 
@@ -98,6 +100,10 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// How many event streams may be open.
+    pub max_streams: u32,
+    /// How long an event stream may be silent before it gives a sign of life.
+    pub stream_heartbeat: Duration,
 }
 
 impl Default for HttpSettings {
@@ -108,6 +114,8 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            max_streams: 10_000,
+            stream_heartbeat: Duration::from_secs(15),
         }
     }
 }
@@ -218,6 +226,8 @@ pub struct RetentionSettings {
     pub done: Option<Duration>,
     /// How long a `failed` record is kept after it settled; `None` is for ever.
     pub failed: Option<Duration>,
+    /// How long it is known in which order records changed: for event streams that go on where they were.
+    pub events: Duration,
 }
 
 impl Default for RetentionSettings {
@@ -225,6 +235,7 @@ impl Default for RetentionSettings {
         Self {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
+            events: 7 * DAY,
         }
     }
 }

@@ -53,11 +53,13 @@ pub enum Code {
     Forbidden,
     /// The transaction is not in a state in which this can be done.
     NotNow,
+    /// As many event streams are open as may be.
+    TooManyStreams,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -77,6 +79,7 @@ impl Code {
         Self::Internal,
         Self::Forbidden,
         Self::NotNow,
+        Self::TooManyStreams,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -118,6 +121,7 @@ impl Code {
                 S::CONFLICT,
                 "The transaction's state does not allow it",
             ),
+            Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
         }
     }
 }
@@ -235,7 +239,7 @@ impl ApiError {
         }
     }
 
-    fn later(mut self, after: Duration) -> Self {
+    pub(super) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
