@@ -170,6 +170,61 @@ await check('the keyboard is enough', async () => {
   }
 });
 
+await check('a failed one is run again, linked to the old one', async () => {
+  const failed = seeded.find(({ status }) => status === 'failed');
+  await page.goto(`${base}/#/tx/${failed.id}`);
+  await page.getByRole('button', { name: 'Retry…' }).click();
+  await page.getByRole('dialog', { name: 'Run it again?' }).getByRole('button', { name: 'Retry' }).click();
+  await page.getByText('Retry of').waitFor();
+  await page.locator('.facts').getByRole('link', { name: failed.id.slice(-12) }).click();
+  await page.getByText('Retried as').waitFor();
+  assert.equal(await page.getByRole('button', { name: 'Retry…' }).count(), 0);
+});
+
+await check('one that waits is cancelled, and the page says so at once', async () => {
+  const { id } = await submit({ ...add('later'), not_before: '2199-01-01T00:00:00Z' });
+  await page.goto(`${base}/#/tx/${id}`);
+  await page.getByRole('button', { name: 'Cancel…' }).click();
+  const dialog = page.getByRole('dialog', { name: 'Cancel this transaction?' });
+  await dialog.getByRole('button', { name: 'Keep it' }).click();
+  assert.equal((await api('GET', `/v1/transactions/${id}`)).body.status, 'pending');
+  await page.getByRole('button', { name: 'Cancel…' }).click();
+  await dialog.getByRole('button', { name: 'Cancel the transaction' }).click();
+  await page.getByRole('alert').getByText('cancelled', { exact: true }).waitFor();
+  await page.locator('.steps > .failed').waitFor();
+  assert.equal((await api('GET', `/v1/transactions/${id}`)).body.error.code, 'cancelled');
+});
+
+await check('a lane is paused and goes on, and a page that is open sees it', async () => {
+  await page.goto(`${base}/#/lanes`);
+  const lane = page.getByRole('region', { name: 'Lane main' });
+  await lane.getByRole('button', { name: 'Pause' }).click();
+  await lane.getByText('paused', { exact: true }).waitFor();
+  const { id } = await submit(add('paused'));
+  await lane.getByRole('button', { name: 'Resume' }).waitFor();
+  const other = await open(`#/tx/${id}`);
+  await other.getByText('Waits for its first attempt').waitFor();
+  await lane.getByRole('button', { name: 'Resume' }).click();
+  await lane.getByText('running', { exact: true }).waitFor();
+  await other.locator('.steps > .done').waitFor();
+  await other.context().close();
+});
+
+await check('the rate is set by slider or number, and given back', async () => {
+  const lane = page.getByRole('region', { name: 'Lane main' });
+  const rate = async () => (await api('GET', '/v1/ledgers/main')).body.rate_per_second;
+  const configured = await rate();
+  await lane.getByRole('spinbutton').fill('250');
+  await page.keyboard.press('Enter');
+  await eventually('250 a second', async () => (await rate()) === 250);
+  await lane.getByRole('slider').focus();
+  await page.keyboard.press('PageDown');
+  await eventually('less', async () => (await rate()) < 250);
+  await lane.getByRole('button', { name: 'As configured' }).click();
+  await eventually('as configured', async () => (await rate()) === configured);
+  await lane.getByRole('img', { name: /^Backlog over / }).waitFor();
+});
+
 for (const scheme of ['light', 'dark']) {
   for (const width of [1280, 360]) {
     await check(`${scheme}, ${width} px: legible, named and nothing beyond the edge`, async () => {

@@ -80,13 +80,19 @@ export class ListPage {
     this.#queue.clear();
     this.#unseen = 0;
     const load = () => this.#begin(filter);
+    let joined = false;
     this.#stop = follow(`/v1/events${query(followed(filter))}`, {
       state: this.#link,
-      ready: () => this.#refresh(),
       event: (type, data) => {
-        if (type === 'ready') this.#refresh();
-        else if (type === 'reset') load();
-        else if (type === 'transaction') this.#arrived(readExact(data), load);
+        // Later connections go on where the one before ended.
+        if (type === 'ready' && !joined) {
+          joined = true;
+          this.#refresh();
+        } else if (type === 'reset') {
+          load();
+        } else if (type === 'transaction') {
+          this.#arrived(readExact(data), load);
+        }
       },
       absent: () => {
         this.#link('polling', 'Every 2 s');
@@ -176,9 +182,10 @@ export class ListPage {
   }
 
   #tell(error) {
-    const { length, begun } = this.#records;
+    const { length, begun, complete } = this.#records;
     this.#empty.hidden = length > 0 || !(begun || error);
     if (error) put(this.#empty, told(error));
+    else if (!complete) put(this.#empty, h('p', {}, 'Looking through older transactions…'));
     else if (Object.keys(this.#params).length) put(this.#empty, h('p', {}, 'No transaction matches these filters.'));
     else put(this.#empty, h('p', {}, 'No transactions yet. They appear here as they are accepted.'));
     if (error && length) this.#foot.textContent = error.message;

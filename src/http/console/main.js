@@ -15,14 +15,24 @@ const search = document.getElementById('search');
 const pages = {};
 let current = null;
 
-/** How the connection to the gateway is. */
-function link(state, text) {
+const links = {};
+
+/** Takes what a page says of its connection to the gateway. */
+function linked(name) {
+  return (state, text) => {
+    links[name] = [state, text];
+    if (current === pages[name]) showLink(name);
+  };
+}
+
+function showLink(name) {
+  const [state, text] = links[name] ?? ['', ''];
   const element = document.getElementById('link');
   element.dataset.state = state;
   element.textContent = text;
 }
 
-const makers = { list: () => new ListPage(link), record: () => new RecordPage(link), lanes: () => new LanesPage(link) };
+const makers = { list: () => new ListPage(linked('list')), record: () => new RecordPage(linked('record')), lanes: () => new LanesPage(linked('lanes')) };
 
 /** Shows the page that the address names. Pages are kept, so the list is where it was left. */
 function route() {
@@ -39,6 +49,7 @@ function route() {
     else anchor.removeAttribute('aria-current');
   }
   current = page;
+  showLink(name);
   page.open(name === 'record' ? decodeURIComponent(id) : new URLSearchParams(params));
   document.title = `${page.title} · Sluicegate`;
 }
@@ -49,12 +60,18 @@ function showHelp() {
     [h('dt', {}, keys.split('  ').map((key) => [h('kbd', {}, key), ' '])), h('dd', {}, does)])), { no: 'Close' });
 }
 
+let searching = new AbortController();
+
 document.querySelector('.search').addEventListener('submit', async (event) => {
   event.preventDefault();
+  searching.abort();
   const text = search.value.trim();
   if (!text) return;
+  searching = new AbortController();
+  const { signal } = searching;
+  search.setAttribute('aria-busy', 'true');
   try {
-    const found = await find(text);
+    const found = await find(text, signal);
     if (found) {
       search.value = '';
       search.blur();
@@ -63,7 +80,9 @@ document.querySelector('.search').addEventListener('submit', async (event) => {
       notice(`Nothing has the id, ledger id or idempotency key “${text}”. To look in metadata, write label=value.`);
     }
   } catch (error) {
-    notice(error);
+    if (!signal.aborted) notice(error);
+  } finally {
+    if (signal === searching.signal) search.removeAttribute('aria-busy');
   }
 });
 
@@ -71,6 +90,7 @@ document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog')) return;
   const typing = event.target.matches('input:not([type="radio"], [type="range"]), select, textarea');
   if (event.key === 'Escape') {
+    searching.abort();
     if (typing) event.target.blur();
     else if (current !== pages.list) history.length > 1 && pages.list ? history.back() : location.assign('#/');
   } else if (typing || event.target.matches('[type="radio"], [type="range"]')) {

@@ -44,7 +44,8 @@ export class RecordPage {
       if (this.#id === id) put(this.#page, h('a', { class: 'back', href: '#/' }, '← Transactions'), told(error));
       return;
     }
-    if (this.#id !== id || this.#settled) return this.#link('', '');
+    if (this.#id !== id) return;
+    if (this.#settled) return this.#link('', '');
     this.#stop = follow(`${base}/events`, {
       state: this.#link,
       event: (type, data) => type === 'transaction' && this.#take(readExact(data)),
@@ -70,7 +71,10 @@ export class RecordPage {
     if (record.id !== this.#id || this.#record?.version > record.version) return;
     const changed = this.#record?.version !== record.version;
     this.#record = record;
-    if (this.#settled) this.#stop();
+    if (this.#settled) {
+      this.#stop();
+      this.#link('', '');
+    }
     if (!changed && this.#attempts) return;
     const attempts = await callExact('GET', `/v1/transactions/${record.id}/attempts`);
     if (this.#record !== record) return;
@@ -141,7 +145,7 @@ function delivery({ state, url, attempts, next_attempt_at }) {
 function facts(record) {
   const at = (text) => text && h('time', { datetime: text }, fullMoment(text));
   const other = (id) => id && h('a', { class: 'mono', href: `#/tx/${id}` }, `…${id.slice(-12)}`);
-  const submitted = record.submitted_by && [record.submitted_by.by, record.submitted_by.from && ` (${record.submitted_by.from})`];
+  const submitted = record.submitted_by?.by && [record.submitted_by.by, record.submitted_by.from && ` (${record.submitted_by.from})`];
   const all = [
     ['Accepted', at(record.created_at)], [record.finished_at ? 'Finished' : 'Changed', at(record.updated_at)],
     ['Attempts', count(record.attempts)], ['Block', record.block !== null && count(record.block)],

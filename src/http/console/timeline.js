@@ -6,10 +6,11 @@ import { between, duration, fullMoment } from './format.js';
 /** Shorter pauses between two steps are not worth a line. */
 const WORTH_TELLING_MS = 20;
 const WIDTH = 1000;
+const ACTED = { cancel: 'Cancelled', retry: 'Retried', settle: 'Settled' };
 
 /** The steps, each with a moment, a kind and what to say. */
 function steps(record, { attempts, items }) {
-  const all = [{ at: record.created_at, kind: 'accepted', text: ['Accepted', record.submitted_by?.by && ` from ${record.submitted_by.by}`] }];
+  const all = [{ at: record.created_at, kind: 'accepted', text: ['Accepted', named(record.submitted_by)] }];
   const forgotten = attempts - items.length;
   if (forgotten > 0) {
     all.push({ at: items[0]?.started_at ?? record.updated_at, kind: 'wait', text: [`${forgotten} earlier ${forgotten === 1 ? 'attempt is' : 'attempts are'} no longer remembered`] });
@@ -25,10 +26,15 @@ function steps(record, { attempts, items }) {
     free = attempt.settled_at ?? attempt.started_at;
   }
   for (const action of record.actions ?? []) {
-    all.push({ at: action.at, kind: action.action, text: [h('b', {}, action.action), ` by ${action.by}`, action.note && h('span', { class: 'hint' }, action.note)] });
+    all.push({ at: action.at, kind: action.action, text: [h('b', {}, ACTED[action.action] ?? action.action), ` by ${action.by}`, action.note && h('span', { class: 'hint' }, action.note)] });
   }
   all.push(end(record, free));
   return all;
+}
+
+/** Who, unless nobody has to say who they are. */
+function named(submitted) {
+  return submitted?.by && submitted.by !== 'anonymous' && ` from ${submitted.by}`;
 }
 
 function attemptText({ number, outcome, code, message, started_at, sent_at, settled_at, tx_id, touched }) {
