@@ -11,11 +11,15 @@ const rows = () => page.locator('.row:not([hidden])').count();
 
 await check('all of it can be reached by scrolling', async () => {
   await page.locator('.row:not([hidden])').first().waitFor();
+  await page.evaluate(async () => {
+    const view = document.querySelector('.view');
+    while (document.querySelector('.foot').textContent.endsWith('more below')) {
+      view.scrollTop = view.scrollHeight;
+      await new Promise(requestAnimationFrame);
+    }
+  });
+  assert.equal(await foot(), '100,000 transactions');
   await view.focus();
-  await eventually('the end', async () => {
-    await page.keyboard.press('End');
-    return (await foot()) === '100,000 transactions';
-  }, 180_000);
   await page.keyboard.press('End');
   await page.locator('.row:not([hidden]) .labels', { hasText: /^order=0$/ }).waitFor();
 });
@@ -26,24 +30,27 @@ await check('only what is in sight is in the page', async () => {
 });
 
 await check('scrolling through it stays smooth', async () => {
-  const frames = await page.evaluate(async () => {
+  // The time that the page's own thread works, whatever else the machine does meanwhile.
+  const browser = await page.context().newCDPSession(page);
+  await browser.send('Performance.setTimeDomain', { timeDomain: 'threadTicks' });
+  await browser.send('Performance.enable');
+  const worked = async () => {
+    const { metrics } = await browser.send('Performance.getMetrics');
+    return metrics.find(({ name }) => name === 'TaskDuration').value * 1000;
+  };
+  const before = await worked();
+  const jumps = 100;
+  await page.evaluate(async (jumps) => {
     const view = document.querySelector('.view');
-    const rows = document.querySelector('.rows');
-    const gaps = [];
-    let before = performance.now();
-    for (let step = 0; step <= 120; step += 1) {
-      view.scrollTop = (rows.clientHeight * step) / 120;
+    for (let jump = 0; jump < jumps; jump += 1) {
+      view.scrollTop = (view.scrollHeight * jump) / jumps;
       await new Promise(requestAnimationFrame);
-      const now = performance.now();
-      gaps.push(now - before);
-      before = now;
     }
-    return gaps.sort((a, b) => a - b);
-  });
-  const typical = frames[Math.floor(frames.length / 2)];
-  console.log(`a frame took ${typical.toFixed(1)} ms, the longest ${frames.at(-1).toFixed(1)} ms`);
-  // Thirty frames a second, of a machine that is busy with other tests.
-  assert.ok(typical < 34, `${typical} ms`);
+  }, jumps);
+  const each = ((await worked()) - before) / jumps;
+  console.log(`a jump to another part of the list took ${each.toFixed(1)} ms`);
+  // Every jump changes all rows in sight; below this, thirty a second would be possible without optimisation.
+  assert.ok(each < 33, `${each} ms`);
 });
 
 await check('what arrives meanwhile moves nothing that one looks at', async () => {
