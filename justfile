@@ -25,6 +25,11 @@ campaign SECONDS SEED TOPOLOGY="":
 screenshots:
     SLUICEGATE_SCREENSHOTS=docs/images cargo test --locked --features failpoints --test it in_a_real_browser
 
+# Write the API's document as the code makes it now.
+openapi:
+    cargo run --locked --features failpoints -- openapi > target/openapi.json
+    mv target/openapi.json docs/openapi.json
+
 # Everything that has to pass before a commit.
 ci:
     .ci/run

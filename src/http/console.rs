@@ -5,10 +5,13 @@
 //! or script. Every file is asked for again at every use, so a gateway that was upgraded never meets an old
 //! module; an unchanged file is answered with 304. A build for development reads the files anew each time.
 
+use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use rust_embed::{EmbeddedFile, RustEmbed};
 
+use super::Api;
 use super::error::{ApiError, Code};
 use super::params::{self, Name};
 
@@ -19,13 +22,18 @@ struct Files;
 /// Trusted types have the browser refuse what our modules never do: to make markup or script of a string.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// `GET /`.
-pub(crate) async fn index(headers: HeaderMap) -> Result<Response, ApiError> {
+/// The pages.
+pub(super) fn pages() -> Router<Api> {
+    Router::new()
+        .route("/", get(index))
+        .route("/console/{*file}", get(file))
+}
+
+async fn index(headers: HeaderMap) -> Result<Response, ApiError> {
     answer("index.html", &headers)
 }
 
-/// `GET /console/{*file}`.
-pub(crate) async fn file(Name(file): Name, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn file(Name(file): Name, headers: HeaderMap) -> Result<Response, ApiError> {
     answer(&file, &headers)
 }
 

@@ -189,7 +189,11 @@ async fn nothing_is_submitted_before_its_time() {
         "{started}"
     );
     let hour = SystemClock.now().plus(Duration::from_secs(3_600));
-    let late = with(with(later, "not_before", hour.to_string()), "expires_in_seconds", 60);
+    let late = with(
+        with(later, "not_before", hour.to_string()),
+        "expires_in_seconds",
+        60,
+    );
     let refused = app.post(&late).await.expect(422).json();
     assert_eq!(refused["errors"][0]["pointer"], "/not_before");
     let never = with(add("hits", 1), "not_before", json!("tomorrow"));

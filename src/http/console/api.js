@@ -45,7 +45,8 @@ export async function send(method, path, { headers = {}, body, signal } = {}) {
     if (body !== undefined) all['content-type'] = 'application/json';
     let response;
     try {
-      response = await fetch(path, {
+      // Relative: the gateway may be behind a proxy, below a path of its own.
+      response = await fetch(`.${path}`, {
         method, headers: all, signal, cache: 'no-store', body: body === undefined ? undefined : JSON.stringify(body),
       });
     } catch (error) {

@@ -67,30 +67,30 @@ export class Rows {
 
   #size() {
     this.#height = parseFloat(getComputedStyle(this.#view).getPropertyValue('--row'));
-    this.#holder.style.height = `${this.#source.length * this.#height}px`;
+    const height = `${this.#source.length * this.#height}px`;
+    if (this.#holder.style.height !== height) this.#holder.style.height = height;
   }
 
   #draw() {
     if (!this.#view.clientHeight) return;
     this.#size();
-    const inSight = Math.ceil(this.#room / this.#height) + 1;
+    // Asked for before anything is changed: afterwards, the browser would have to lay everything out to answer.
+    const { first, page } = this;
+    const inSight = page + 3;
     while (this.#pool.length < inSight + 2 * BEYOND) {
       const element = this.#source.make();
       this.#pool.push(element);
       this.#holder.append(element);
     }
-    const from = Math.max(0, this.first - BEYOND);
-    const used = new Set();
-    for (let index = from; index < Math.min(from + this.#pool.length, this.#source.length); index += 1) {
+    const from = Math.max(0, first - BEYOND);
+    const until = Math.min(from + this.#pool.length, this.#source.length);
+    for (let index = from; index < until; index += 1) {
       const element = this.#pool[index % this.#pool.length];
-      used.add(element);
       element.hidden = false;
       element.style.transform = `translateY(${index * this.#height}px)`;
       this.#source.fill(element, this.#source.at(index), index);
     }
-    for (const element of this.#pool) {
-      if (!used.has(element)) element.hidden = true;
-    }
-    if (this.first + inSight + 2 * this.page >= this.#source.length) this.#source.end();
+    for (let index = until; index < from + this.#pool.length; index += 1) this.#pool[index % this.#pool.length].hidden = true;
+    if (first + 3 * inSight >= this.#source.length) this.#source.end();
   }
 }

@@ -9,6 +9,8 @@ pub(crate) mod events;
 pub(crate) mod fabric;
 pub(crate) mod node;
 pub(crate) mod raw;
+#[path = "../../support/receiver.rs"]
+pub(crate) mod receiver;
 pub(crate) mod scripted;
 mod settings;
 pub(crate) mod states;
