@@ -7,6 +7,7 @@ mod actions;
 mod batch;
 mod body;
 mod caller;
+mod console;
 mod docs;
 mod dto;
 mod error;
@@ -106,7 +107,10 @@ pub fn router(
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
     finish(
-        routes.merge(docs::pages()).merge(webhooks::routes()),
+        routes
+            .merge(console::pages())
+            .merge(docs::pages())
+            .merge(webhooks::routes()),
         api,
         settings,
     )
