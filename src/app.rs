@@ -245,8 +245,8 @@ impl App {
         let drain = settings.shutdown.drain;
         let stop = CancellationToken::new();
         let router = match settings.role {
-            Role::All | Role::Api => http::router(gateway, metrics, &settings.http),
-            Role::Worker => http::probes(gateway, metrics, &settings.http),
+            Role::All | Role::Api => http::router(gateway, metrics, &settings.http, tasks.clone()),
+            Role::Worker => http::probes(gateway, metrics, &settings.http, tasks.clone()),
         };
         let lanes = match settings.role {
             Role::All | Role::Worker => lanes,

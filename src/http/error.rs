@@ -55,11 +55,13 @@ pub enum Code {
     NotNow,
     /// There is no such webhook or delivery.
     NoWebhook,
+    /// As many event streams are open as may be.
+    TooManyStreams,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -80,6 +82,7 @@ impl Code {
         Self::Forbidden,
         Self::NotNow,
         Self::NoWebhook,
+        Self::TooManyStreams,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -122,6 +125,7 @@ impl Code {
                 "The transaction's state does not allow it",
             ),
             Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
+            Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
         }
     }
 }
@@ -239,7 +243,7 @@ impl ApiError {
         }
     }
 
-    fn later(mut self, after: Duration) -> Self {
+    pub(super) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }

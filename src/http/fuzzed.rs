@@ -24,7 +24,12 @@ pub(crate) struct Fuzzed(Api);
 
 impl Fuzzed {
     pub(crate) fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
-        Self(Api::new(gateway, metrics, settings))
+        Self(Api::new(
+            gateway,
+            metrics,
+            settings,
+            tokio_util::task::TaskTracker::new(),
+        ))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

@@ -9,6 +9,7 @@ mod body;
 mod caller;
 mod dto;
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod health;
@@ -26,10 +27,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
+use self::events::Feed;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
@@ -46,6 +50,11 @@ pub(crate) struct Api {
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
+    /// Where those who follow changes get them from.
+    feed: Arc<Feed>,
+    /// The right to have an event stream open.
+    streams: Arc<Semaphore>,
+    heartbeat: Duration,
 }
 
 impl Api {
@@ -53,8 +62,11 @@ impl Api {
         self.gateway.webhooks()
     }
 
-    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
+    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings, tasks: TaskTracker) -> Self {
         Self {
+            feed: Feed::new(gateway.clone(), tasks),
+            streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
+            heartbeat: settings.stream_heartbeat,
             gateway,
             metrics,
             body_limits: BodyLimits {
@@ -67,7 +79,12 @@ impl Api {
 }
 
 /// All routes.
-pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
+pub fn router(
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+    tasks: TaskTracker,
+) -> Router {
     let routes = Router::new()
         .route(
             "/v1/transactions",
@@ -80,20 +97,26 @@ pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
         .route("/v1/transactions/{id}/retry", post(actions::retry))
         .route("/v1/transactions/{id}/settle", post(actions::settle))
         .merge(webhooks::routes())
+        .route("/v1/transactions/{id}/events", get(events::of_one))
+        .route("/v1/events", get(events::all))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
         .route("/v1/ledgers/{name}", get(ledgers::get));
-    finish(routes, gateway, metrics, settings)
+    finish(routes, Api::new(gateway, metrics, settings, tasks))
 }
 
 /// Probes and metrics only: for a process that takes no requests.
-pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    finish(Router::new(), gateway, metrics, settings)
+pub fn probes(
+    gateway: Arc<Gateway>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+    tasks: TaskTracker,
+) -> Router {
+    finish(Router::new(), Api::new(gateway, metrics, settings, tasks))
 }
 
 /// Adds what every process offers.
-fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    let api = Api::new(gateway, metrics, settings);
+fn finish(routes: Router<Api>, api: Api) -> Router {
     routes
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,10 +18,13 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// When no connection can be accepted (no file descriptors left), it waits so long and tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A client that takes nothing of its answer for so long is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Serves `router` on `listener` until `stop`, then lets requests under way finish, at most `drain` long.
 ///
 /// A connection whose request headers do not arrive within `header_timeout` is closed; so is one that is
-/// idle for that long.
+/// idle for that long, and one whose client does not read its answer.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -58,6 +62,9 @@ pub async fn serve(
                 crate::failpoint::reached("accept-after-reply");
             }
         });
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let stream = Box::pin(stream);
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tasks.spawn(async move {

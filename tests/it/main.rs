@@ -6,6 +6,7 @@
 )]
 
 mod accept;
+mod actions;
 mod attempts;
 mod backpressure;
 mod backup;
@@ -15,6 +16,7 @@ mod bad_sockets;
 mod bad_values;
 #[path = "../support/basics.rs"]
 mod basics;
+mod batch;
 mod cli_client;
 mod cli_migrate;
 mod cli_server;
@@ -26,6 +28,7 @@ mod damage_cli;
 mod default_contract;
 mod devnet;
 mod disk;
+mod events;
 mod fabric_client;
 mod fabric_faults;
 mod fabric_peers;
