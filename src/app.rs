@@ -43,6 +43,9 @@ use crate::worker::{Lane, LaneParts};
 /// What is cut off when draining took too long is given this much to unwind.
 const UNWIND: Duration = Duration::from_secs(2);
 
+/// What operators set at another node is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// A gateway that is ready to run.
 pub struct App {
     settings: Settings,
@@ -183,6 +186,8 @@ pub async fn build_with(
         metrics: metrics.clone(),
         webhooks: webhooks.clone(),
     }));
+    // Before anything is submitted: what was paused stays paused.
+    gateway.follow_course().await?;
     Ok(App {
         settings,
         address,
@@ -243,6 +248,7 @@ impl App {
             ..
         } = self;
         let drain = settings.shutdown.drain;
+        let steered = gateway.clone();
         let stop = CancellationToken::new();
         let router = match settings.role {
             Role::All | Role::Api => http::router(gateway, metrics, &settings.http, tasks.clone()),
@@ -270,6 +276,7 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
         if settings.role != Role::Api {
             vital.extend(webhooks.start(&stop, drain).context("set up webhooks")?);
@@ -306,6 +313,19 @@ impl App {
             None => Ok(()),
             Some(Ok(())) => anyhow::bail!("a part of the gateway stopped without being told to"),
             Some(Err(error)) => Err(error).context("a part of the gateway failed"),
+        }
+    }
+}
+
+/// Keeps the lanes on the course that operators set, whichever process they asked, until `stop`.
+async fn follow_course(gateway: Arc<Gateway>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOOK_EVERY))
+        .await
+        .is_some()
+    {
+        if let Err(error) = gateway.follow_course().await {
+            tracing::debug!(%error, "what operators set cannot be read");
         }
     }
 }

@@ -104,6 +104,8 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// Origins whose pages may use the API in a browser, each as browsers send it; `*` stands for any.
+    pub cors_origins: Vec<String>,
     /// How many event streams may be open.
     pub max_streams: u32,
     /// How long an event stream may be silent before it gives a sign of life.
@@ -118,6 +120,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            cors_origins: Vec::new(),
             max_streams: 10_000,
             stream_heartbeat: Duration::from_secs(15),
         }
@@ -230,10 +233,10 @@ pub struct RetentionSettings {
     pub done: Option<Duration>,
     /// How long a `failed` record is kept after it settled; `None` is for ever.
     pub failed: Option<Duration>,
-    /// How long a webhook's delivery is kept after its end; `None` is for ever.
-    pub deliveries: Option<Duration>,
     /// How long it is known in which order records changed: for event streams that go on where they were.
     pub events: Duration,
+    /// How long a webhook's delivery is kept after its end; `None` is for ever.
+    pub deliveries: Option<Duration>,
 }
 
 impl Default for RetentionSettings {
@@ -241,8 +244,8 @@ impl Default for RetentionSettings {
         Self {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
-            deliveries: Some(7 * DAY),
             events: 7 * DAY,
+            deliveries: Some(7 * DAY),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod batch;
 mod caller;
 mod operations;
+mod steer;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use crate::ledger::{Query, QueryError};
 pub use batch::Item;
 pub use caller::{Caller, Scope, Scopes};
 pub use operations::{ActionRefusal, Verdict};
+pub use steer::{Overrides, Steer, SteerRefusal};
 pub use validate::FieldError;
 
 use crate::clock::Clock;
@@ -32,6 +34,7 @@ pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
 use crate::store::documents::DocumentStore;
 use crate::store::{Backlog, Changes, Filter, Inserted, Page, Position, StoreError, TransactionStore};
+use crate::telemetry::history::{Point, Tally};
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Webhooks;
 use crate::worker::Lane;
@@ -110,6 +113,14 @@ pub struct LaneStatus {
     pub works_here: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
+    /// What an operator has set other than it is configured.
+    pub overrides: Overrides,
+    /// What this process did since it began.
+    pub total: Tally,
+    /// Of the submissions of the last minutes, the part that met a conflict.
+    pub conflict_share: f64,
+    /// What the last minutes were like.
+    pub history: Vec<Point>,
 }
 
 /// Everything a gateway works with.
@@ -229,7 +240,7 @@ impl Gateway {
             .map(|lane| lane.metrics());
         match inserted {
             Inserted::Created => {
-                metrics.inspect(|metrics| metrics.accepted.increment(1));
+                metrics.inspect(|metrics| metrics.accepted());
                 Ok(Accepted {
                     transaction,
                     repeated: false,
@@ -451,7 +462,11 @@ impl Gateway {
             in_flight: lane.in_flight(),
             outage: lane.outage(),
             works_here: self.0.works,
-            settings: *lane.settings(),
+            settings: lane.settings(),
+            overrides: Overrides::of(lane),
+            total: lane.metrics().history.total(),
+            conflict_share: lane.metrics().history.conflict_share(),
+            history: lane.metrics().history.points(),
         }
     }
 }
