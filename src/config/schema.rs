@@ -19,7 +19,7 @@ use super::settings::{
     Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{fabric, postgres, rabbitmq};
+use super::{fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -33,6 +33,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
+        webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
         ledgers: ledgers(&mut root, findings),
@@ -187,6 +188,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         done,
         failed,
         events: Duration::from_secs(hours * HOUR.as_secs()),
+        deliveries,
     };
     section.finish();
     settings

@@ -323,3 +323,22 @@ fn a_missing_file_is_a_mistake_only_if_it_was_named() {
     );
     assert!(load(Some(directory.path())).is_err());
 }
+
+#[test]
+fn webhooks_are_configured_without_showing_their_secrets() {
+    let text = "[webhooks]\nallow_targets = ['10.1.0.0/16', 'fd00::1', 'ERP.lan.']\n[webhooks.endpoints.erp]\n\
+                url = 'https://erp.example/'\nstatuses = ['failed']\n";
+    let secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let variable = ("SLUICEGATE__WEBHOOKS__ENDPOINTS__ERP__SECRET", secret);
+    let settings = read(text, &[variable]).expect("valid").webhooks;
+    assert_eq!(
+        settings.allow_targets[2],
+        AllowedTarget::Host("erp.lan".to_owned())
+    );
+    let endpoint = &settings.endpoints["erp"];
+    assert_eq!(endpoint.secret.as_ref().map(Secret::expose), Some(secret));
+    assert!(!format!("{settings:?}").contains("AAAA"));
+    let wrong = "[webhooks]\nallow_targets = ['10.1.0.0/33', 'a b']\nretry_min_ms = 9\nretry_max_ms = 8\n\
+                 [webhooks.endpoints.ERP]\nstatuses = ['pending']\nsecret = 'hunter2'\n";
+    insta::assert_snapshot!(problems(wrong, &[]).join("\n"), @"");
+}

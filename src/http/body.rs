@@ -58,6 +58,8 @@ pub(crate) struct SubmitBody {
     /// It is not submitted to the ledger before this moment.
     #[serde(default, deserialize_with = "moment")]
     not_before: Option<Timestamp>,
+    /// Who is told when it has settled.
+    callback_url: Option<String>,
     /// The caller's own labels, shown and searchable, never sent to the ledger.
     #[serde(default, deserialize_with = "unique_names")]
     #[schema(value_type = Labels)]
@@ -188,7 +190,7 @@ impl SubmitBody {
             conflict_keys: self.conflict_keys,
             expires_in_seconds: self.expires_in_seconds,
             not_before: self.not_before,
-            callback_url: None,
+            callback_url: self.callback_url,
             metadata: self.metadata,
         })
     }
@@ -283,14 +285,7 @@ fn field_error<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> 
         Ok(_) => String::new(),
         Err(error) => pointer(error.path()),
     };
-    let detail = match path.as_str() {
-        "/callback_url" => {
-            "this version sends no webhooks; leave it out and poll the Location, or wait with Prefer: wait=N"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    };
-    ApiError::field(Code::InvalidFields, path, detail)
+    ApiError::field(Code::InvalidFields, path, error.to_string())
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

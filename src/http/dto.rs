@@ -13,12 +13,16 @@ use crate::domain::{
     Timestamp, Transaction, TransactionId,
 };
 use crate::gateway::LaneStatus;
+use crate::telemetry::history::{INTERVAL, Point};
 
-fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }
 
-fn rfc3339_or_null<S: Serializer>(moment: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339_or_null<S: Serializer>(
+    moment: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match moment {
         Some(moment) => serializer.collect_str(moment),
         None => serializer.serialize_none(),
@@ -203,6 +207,14 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
     }
 }
 
+/// A transaction as whoever is told of it sees it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn show(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&TransactionView::from(tx))
+}
+
 /// One page of transactions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TransactionPage)]
@@ -310,6 +322,67 @@ pub(crate) struct LaneView {
     max_in_flight: u32,
     batch_size: u32,
     batch_timeout_ms: u64,
+    paused: bool,
+    /// What an operator has set other than it is configured.
+    overrides: OverridesView,
+    /// Counts of this process since it began.
+    accepted: u64,
+    done: u64,
+    failed: u64,
+    conflicts: u64,
+    submissions: u64,
+    conflict_share: f64,
+    history: HistoryView,
+}
+
+/// What lies over the configuration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Overrides)]
+struct OverridesView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_timeout_ms: Option<u64>,
+}
+
+/// The last minutes, oldest point first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = History)]
+struct HistoryView {
+    interval_seconds: u64,
+    points: Vec<PointView>,
+}
+
+/// One interval, by its end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Point)]
+struct PointView {
+    #[serde(serialize_with = "rfc3339")]
+    at: Timestamp,
+    backlog: u64,
+    accepted: u64,
+    done: u64,
+    failed: u64,
+    conflicts: u64,
+    submissions: u64,
+}
+
+impl From<Point> for PointView {
+    fn from(Point { at, backlog, tally }: Point) -> Self {
+        Self {
+            at,
+            backlog,
+            accepted: tally.accepted,
+            done: tally.done,
+            failed: tally.failed,
+            conflicts: tally.conflicts,
+            submissions: tally.submissions,
+        }
+    }
 }
 
 impl From<LaneStatus> for LaneView {
@@ -317,10 +390,11 @@ impl From<LaneStatus> for LaneView {
         Self {
             name: lane.name.to_string(),
             kind: lane.kind,
-            state: match (lane.works_here, &lane.outage) {
-                (false, _) => "elsewhere",
-                (true, Some(_)) => "unavailable",
-                (true, None) => "running",
+            state: match (lane.works_here, lane.overrides.paused, &lane.outage) {
+                (_, true, _) => "paused",
+                (false, _, _) => "elsewhere",
+                (true, _, Some(_)) => "unavailable",
+                (true, _, None) => "running",
             },
             outage: lane.outage.map(|cause| cause.to_string()),
             backlog: lane.backlog,
@@ -330,6 +404,23 @@ impl From<LaneStatus> for LaneView {
             max_in_flight: lane.settings.max_in_flight.get(),
             batch_size: lane.settings.batch_size.get(),
             batch_timeout_ms: u64::try_from(lane.settings.batch_timeout.as_millis()).unwrap_or(u64::MAX),
+            paused: lane.overrides.paused,
+            overrides: OverridesView {
+                rate_per_second: lane.overrides.rate_per_second,
+                burst: lane.overrides.burst,
+                batch_size: lane.overrides.batch_size,
+                batch_timeout_ms: lane.overrides.batch_timeout_ms,
+            },
+            accepted: lane.total.accepted,
+            done: lane.total.done,
+            failed: lane.total.failed,
+            conflicts: lane.total.conflicts,
+            submissions: lane.total.submissions,
+            conflict_share: lane.conflict_share,
+            history: HistoryView {
+                interval_seconds: INTERVAL.as_secs(),
+                points: lane.history.into_iter().map(PointView::from).collect(),
+            },
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Code {
     NotNow,
     /// As many event streams are open as may be.
     TooManyStreams,
+    /// There is no such webhook or delivery.
+    NoWebhook,
 }
 
 impl Code {
@@ -81,6 +83,7 @@ impl Code {
         Self::Forbidden,
         Self::NotNow,
         Self::TooManyStreams,
+        Self::NoWebhook,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -123,6 +126,7 @@ impl Code {
                 "The transaction's state does not allow it",
             ),
             Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
+            Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
     }
 }

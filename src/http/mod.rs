@@ -22,6 +22,7 @@ mod server;
 mod switch;
 mod trace;
 mod transactions;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,9 @@ use self::trace::Trace;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::Webhooks;
 
+pub use dto::show;
 pub use error::Code;
 pub use server::serve;
 pub use trace::TraceContext;
@@ -66,6 +69,10 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    fn webhooks(&self) -> &Webhooks {
+        self.gateway.webhooks()
+    }
+
     fn new(
         gateway: Arc<Gateway>,
         metrics: Metrics,
@@ -98,7 +105,11 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(routes.merge(docs::pages()), api, settings)
+    finish(
+        routes.merge(docs::pages()).merge(webhooks::routes()),
+        api,
+        settings,
+    )
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -142,7 +153,7 @@ fn api() -> Documented {
         .routes(routes!(events::all))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
-        .routes(routes!(ledgers::get))
+        .routes(routes!(ledgers::get, ledgers::steer))
 }
 
 /// Adds what no route stands for.

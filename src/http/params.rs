@@ -15,7 +15,7 @@ use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transactio
 use crate::gateway::Caller;
 use crate::store::Filter;
 
-const DEFAULT_LIMIT: usize = 50;
+pub(super) const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
 /// The part of the path that names something, whatever bytes it holds.
@@ -168,7 +168,7 @@ pub(crate) fn atomic_only(pairs: Vec<(String, String)>) -> Result<bool, ApiError
 }
 
 /// Of two values, one would be passed over.
-fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
+pub(super) fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
     let mut seen = BTreeSet::new();
     match pairs.iter().find(|(name, _)| !seen.insert(name)) {
         Some((name, _)) => Err(bad(&format!("#query/{name}"), "was given more than once")),
@@ -221,8 +221,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
         match name.as_str() {
             "idempotency_key" => key = Some(value),
             "limit" => {
-                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
+                limit = read_limit(&value).ok_or_else(|| wrong(LIMIT))?;
             }
             "cursor" => {
                 let (id, of) = read_cursor(&value)
@@ -332,6 +331,13 @@ fn narrow(filter: &mut Filter, name: &str, value: String, caller: &Caller) -> Re
         },
     }
     Ok(true)
+}
+
+/// What a `limit` has to be.
+pub(super) const LIMIT: &str = "must be 1 to 500";
+
+pub(super) fn read_limit(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
 }
 
 const MOMENT: &str = "must be a moment such as 2026-01-31T12:00:00Z";

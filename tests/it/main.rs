@@ -53,6 +53,11 @@ mod rewound;
 mod schemathesis;
 #[path = "../support/disk.rs"]
 mod small_disk;
+mod steering;
 mod support;
 mod waiting;
+mod webhooks;
+mod webhooks_api;
+mod webhooks_backlog;
+mod webhooks_targets;
 mod worker;

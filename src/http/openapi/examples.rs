@@ -203,6 +203,23 @@ pub(crate) fn lane() -> Value {
         "max_in_flight": 256,
         "batch_size": 50,
         "batch_timeout_ms": 20,
+        "paused": false,
+        "overrides": {"rate_per_second": 100.0},
+        "accepted": 5210,
+        "done": 5180,
+        "failed": 13,
+        "conflicts": 402,
+        "submissions": 5600,
+        "conflict_share": 0.07,
+        "history": {"interval_seconds": 5, "points": [{
+            "at": "2026-01-31T12:00:00.000Z",
+            "backlog": 17,
+            "accepted": 412,
+            "done": 398,
+            "failed": 1,
+            "conflicts": 31,
+            "submissions": 430,
+        }]},
     })
 }
 
