@@ -37,10 +37,14 @@ use crate::relay::Relay;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::{self, Webhooks};
 use crate::worker::{Lane, LaneParts};
 
 /// What is cut off when draining took too long is given this much to unwind.
 const UNWIND: Duration = Duration::from_secs(2);
+
+/// What operators set at another node is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A gateway that is ready to run.
 pub struct App {
@@ -53,6 +57,7 @@ pub struct App {
     relays: Vec<Relay>,
     reconciler: Reconciler,
     backups: Option<Backups>,
+    webhooks: Arc<Webhooks>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
@@ -157,6 +162,18 @@ pub async fn build_with(
         let lanes = lanes.values().cloned().collect();
         Backups::of(&embedded, folder.path(), lanes, clock.clone())
     });
+    let webhooks = Webhooks::open(webhooks::Parts {
+        store: store.clone(),
+        documents: documents.clone(),
+        clock: clock.clone(),
+        settings: settings.webhooks.clone(),
+        keep: settings.retention.deliveries,
+        show: http::show,
+        metrics: metrics.webhooks(),
+        tasks: tasks.clone(),
+    })
+    .await
+    .context("read how far webhooks are worked off")?;
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
         documents,
@@ -167,7 +184,10 @@ pub async fn build_with(
         works: settings.role != Role::Api,
         backpressure: settings.backpressure,
         metrics: metrics.clone(),
+        webhooks: webhooks.clone(),
     }));
+    // Before anything is submitted: what was paused stays paused.
+    gateway.follow_course().await?;
     Ok(App {
         settings,
         address,
@@ -178,6 +198,7 @@ pub async fn build_with(
         relays,
         reconciler,
         backups,
+        webhooks,
         store,
         queue,
         hub,
@@ -218,6 +239,7 @@ impl App {
             relays,
             reconciler,
             backups,
+            webhooks,
             store,
             queue,
             hub,
@@ -226,6 +248,7 @@ impl App {
             ..
         } = self;
         let drain = settings.shutdown.drain;
+        let steered = gateway.clone();
         let stop = CancellationToken::new();
         let router = match settings.role {
             Role::All | Role::Api => http::router(gateway, metrics, &settings.http, tasks.clone()),
@@ -253,7 +276,11 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
+        if settings.role != Role::Api {
+            vital.extend(webhooks.start(&stop, drain).context("set up webhooks")?);
+        }
         vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,
@@ -286,6 +313,19 @@ impl App {
             None => Ok(()),
             Some(Ok(())) => anyhow::bail!("a part of the gateway stopped without being told to"),
             Some(Err(error)) => Err(error).context("a part of the gateway failed"),
+        }
+    }
+}
+
+/// Keeps the lanes on the course that operators set, whichever process they asked, until `stop`.
+async fn follow_course(gateway: Arc<Gateway>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOOK_EVERY))
+        .await
+        .is_some()
+    {
+        if let Err(error) = gateway.follow_course().await {
+            tracing::debug!(%error, "what operators set cannot be read");
         }
     }
 }

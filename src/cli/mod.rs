@@ -1,7 +1,7 @@
 //! The command line: what can be typed, and which file does it.
 //!
 //! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
-//! is a ledger to try them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
+//! is a ledger to try them with; `openapi` describes the HTTP API; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
 //! its address.
 
 mod answer;
@@ -15,6 +15,7 @@ mod json;
 mod list;
 mod migrate;
 mod ndjson;
+mod openapi;
 mod print;
 mod ready;
 mod restore;
@@ -79,6 +80,10 @@ enum Command {
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
     Migrate(MigrateArgs),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    ///
+    /// As a gateway with the built-in settings serves it at /openapi.json: for whatever makes clients of it.
+    Openapi,
 }
 
 /// Where the configuration is.
@@ -121,6 +126,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,
         Command::Migrate(args) => migrate::run(&args).await,
+        Command::Openapi => openapi::run(),
     }
 }
 

@@ -73,7 +73,7 @@ fn five_mistakes_give_five_messages_with_their_lines() {
     config.toml:2: http.listen is "here"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
     config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
     config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
-    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
+    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, cors_origins, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
     config.toml:6: http.body_timeout_ms is false; write a whole number from 100 to 3600000
     "#);
 }
@@ -322,4 +322,23 @@ fn a_missing_file_is_a_mistake_only_if_it_was_named() {
         "{error}"
     );
     assert!(load(Some(directory.path())).is_err());
+}
+
+#[test]
+fn webhooks_are_configured_without_showing_their_secrets() {
+    let text = "[webhooks]\nallow_targets = ['10.1.0.0/16', 'fd00::1', 'ERP.lan.']\n[webhooks.endpoints.erp]\n\
+                url = 'https://erp.example/'\nstatuses = ['failed']\n";
+    let secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let variable = ("SLUICEGATE__WEBHOOKS__ENDPOINTS__ERP__SECRET", secret);
+    let settings = read(text, &[variable]).expect("valid").webhooks;
+    assert_eq!(
+        settings.allow_targets[2],
+        AllowedTarget::Host("erp.lan".to_owned())
+    );
+    let endpoint = &settings.endpoints["erp"];
+    assert_eq!(endpoint.secret.as_ref().map(Secret::expose), Some(secret));
+    assert!(!format!("{settings:?}").contains("AAAA"));
+    let wrong = "[webhooks]\nallow_targets = ['10.1.0.0/33', 'a b']\nretry_min_ms = 9\nretry_max_ms = 8\n\
+                 [webhooks.endpoints.ERP]\nstatuses = ['pending']\nsecret = 'hunter2'\n";
+    insta::assert_snapshot!(problems(wrong, &[]).join("\n"), @"");
 }

@@ -7,7 +7,10 @@ pub(crate) mod cut;
 pub(crate) mod events;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
+pub(crate) mod node;
 pub(crate) mod raw;
+#[path = "../../support/receiver.rs"]
+pub(crate) mod receiver;
 pub(crate) mod scripted;
 mod settings;
 pub(crate) mod states;
