@@ -7,6 +7,7 @@ mod actions;
 mod batch;
 mod body;
 mod caller;
+mod deliveries;
 mod docs;
 mod dto;
 mod error;
@@ -105,11 +106,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(
-        routes.merge(docs::pages()).merge(webhooks::routes()),
-        api,
-        settings,
-    )
+    finish(routes.merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -151,6 +148,13 @@ fn api() -> Documented {
         .routes(routes!(actions::settle))
         .routes(routes!(events::of_one))
         .routes(routes!(events::all))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::read, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::read))
+        .routes(routes!(deliveries::redeliver))
+        .routes(routes!(deliveries::of_transaction))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))
