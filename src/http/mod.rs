@@ -8,6 +8,7 @@ mod batch;
 mod body;
 mod caller;
 mod console;
+mod deliveries;
 mod docs;
 mod dto;
 mod error;
@@ -106,14 +107,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(
-        routes
-            .merge(console::pages())
-            .merge(docs::pages())
-            .merge(webhooks::routes()),
-        api,
-        settings,
-    )
+    finish(routes.merge(console::pages()).merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -155,6 +149,13 @@ fn api() -> Documented {
         .routes(routes!(actions::settle))
         .routes(routes!(events::of_one))
         .routes(routes!(events::all))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::read, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::read))
+        .routes(routes!(deliveries::redeliver))
+        .routes(routes!(deliveries::of_transaction))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))

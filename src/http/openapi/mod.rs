@@ -38,6 +38,7 @@ a problem document (RFC 9457) with a stable `code`.";
     tags(
         (name = "transactions", description = "Submit, follow and find transactions"),
         (name = "events", description = "Follow what changes"),
+        (name = "webhooks", description = "Be told of what has settled"),
         (name = "ledgers", description = "Ask ledgers, and see how their lanes do"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
