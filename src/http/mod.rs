@@ -105,11 +105,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(
-        routes.merge(docs::pages()).merge(webhooks::routes()),
-        api,
-        settings,
-    )
+    finish(routes.merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -140,7 +136,7 @@ fn operations() -> Documented {
 
 /// The whole API.
 fn api() -> Documented {
-    operations()
+    let routes = operations()
         .routes(routes!(openapi::get))
         .routes(routes!(transactions::submit, transactions::list))
         .routes(routes!(transactions::get))
@@ -153,7 +149,8 @@ fn api() -> Documented {
         .routes(routes!(events::all))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
-        .routes(routes!(ledgers::get, ledgers::steer))
+        .routes(routes!(ledgers::get, ledgers::steer));
+    webhooks::add_routes(routes)
 }
 
 /// Adds what no route stands for.
