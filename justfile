@@ -21,6 +21,10 @@ campaign SECONDS SEED TOPOLOGY="":
     SLUICEGATE_CAMPAIGN_SECONDS={{SECONDS}} SLUICEGATE_CAMPAIGN_SEED={{SEED}} \
         cargo test --locked --features failpoints --test cluster -- --nocapture --test-threads 1 campaign::{{TOPOLOGY}}
 
+# The pictures of the console, taken anew.
+screenshots:
+    SLUICEGATE_SCREENSHOTS=docs/images cargo test --locked --features failpoints --test it in_a_real_browser
+
 # Write the API's document as the code makes it now.
 openapi:
     cargo run --locked --features failpoints -- openapi > target/openapi.json

@@ -180,6 +180,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         days("failed_days", default.failed),
         days("deliveries_days", default.deliveries),
     );
+    let deliveries = days("deliveries_days", default.deliveries);
     let hours = section.u64_in(
         "events_hours",
         default.events.as_secs() / HOUR.as_secs(),

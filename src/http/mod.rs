@@ -7,6 +7,7 @@ mod actions;
 mod batch;
 mod body;
 mod caller;
+mod console;
 mod docs;
 mod dto;
 mod error;
@@ -105,7 +106,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(routes.merge(docs::pages()), api, settings)
+    finish(routes.merge(console::pages()).merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.

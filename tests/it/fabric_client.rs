@@ -4,64 +4,17 @@
 //! first run its registry; without them it fails and says so.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use crate::support::fabric::FabricDevnet;
+use crate::support::node;
 
-const SOURCES: [&str; 4] = ["package.json", "package-lock.json", "main.mjs", "submit.mjs"];
-
-async fn run(command: &mut Command) -> Output {
-    let shown = format!("{command:?}");
-    let output = command.kill_on_drop(true).output().await;
-    let output =
-        output.unwrap_or_else(|error| panic!("{shown}: {error}; this test needs npm (.ci/run installs it)"));
-    assert!(
-        output.status.success(),
-        "{shown}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-/// The client with its packages, in a folder below `target`. Installed anew only if what it is made of has changed.
+/// The client with its packages.
 async fn client() -> &'static Path {
     static CLIENT: OnceCell<PathBuf> = OnceCell::const_new();
-    CLIENT.get_or_init(install).await
-}
-
-async fn install() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fabric-client");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fabric-client");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    let lock = read(sources.join("package-lock.json"));
-    for name in SOURCES {
-        std::fs::copy(sources.join(name), folder.join(name)).expect("copied");
-    }
-    let installed = folder.join("installed");
-    if read(installed.clone()) != lock {
-        // Packages are data here: none of their scripts is run.
-        let words = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-        run(Command::new("npm").args(words).current_dir(&folder)).await;
-        std::fs::write(installed, lock).expect("noted");
-    }
-    folder
-}
-
-/// Node.js of the version that the client needs, which comes with its packages: distributions have older ones.
-fn node(client: &Path) -> Command {
-    let kind = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "x64"
-    };
-    Command::new(client.join(format!("node_modules/node-linux-{kind}/bin/node")))
+    CLIENT.get_or_init(|| node::install("tests/fabric-client")).await
 }
 
 fn details(words: &str, address: &str) -> Value {
@@ -73,11 +26,12 @@ async fn the_official_client_works_with_a_devnet() {
     let client = client().await;
     let folder = tempfile::tempdir().expect("folder");
     let devnet = FabricDevnet::start(folder.path(), &["--orgs", "2"]).await;
-    let output = run(node(client)
-        .arg("main.mjs")
-        .arg(format!("localhost:{}", devnet.address.port()))
-        .arg(folder.path())
-        .current_dir(client))
+    let output = node::run(
+        node::command(client)
+            .arg("main.mjs")
+            .arg(format!("localhost:{}", devnet.address.port()))
+            .arg(folder.path()),
+    )
     .await;
     let seen: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let address = devnet.address.to_string();
@@ -221,12 +175,13 @@ async fn a_crash_loses_what_is_in_no_block_and_nothing_else() {
         // Blocks are slow enough for a reply to overtake them.
         let words = ["--no-tls", "--crash-at", point, "--batch-timeout-ms", "500"];
         let devnet = FabricDevnet::start(folder.path(), &words).await;
-        let output = run(node(client)
-            .arg("submit.mjs")
-            .arg(devnet.address.to_string())
-            .arg(folder.path())
-            .args(["counter", "Add", "hits", "1"])
-            .current_dir(client))
+        let output = node::run(
+            node::command(client)
+                .arg("submit.mjs")
+                .arg(devnet.address.to_string())
+                .arg(folder.path())
+                .args(["counter", "Add", "hits", "1"]),
+        )
         .await;
         let seen: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         devnet.ended().await;

@@ -22,6 +22,7 @@ mod cli_migrate;
 mod cli_server;
 mod cli_store;
 mod conflicts;
+mod console;
 mod contract;
 mod crash;
 mod damage;

@@ -7,6 +7,7 @@ pub(crate) mod cut;
 pub(crate) mod events;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
+pub(crate) mod node;
 pub(crate) mod raw;
 #[path = "../../support/receiver.rs"]
 pub(crate) mod receiver;
