@@ -175,10 +175,9 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         let days = section.u64_in(key, default, 0..=36_500);
         (days > 0).then(|| Duration::from_secs(days * DAY.as_secs()))
     };
-    let (done, failed, deliveries) = (
+    let (done, failed) = (
         days("done_days", default.done),
         days("failed_days", default.failed),
-        days("deliveries_days", default.deliveries),
     );
     let deliveries = days("deliveries_days", default.deliveries);
     let hours = section.u64_in(

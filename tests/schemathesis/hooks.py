@@ -61,7 +61,7 @@ def before_call(context, case, kwargs):
         requests.delete(webhooks.pop(0), timeout=30)
     # In any other batch, a bad item is refused by itself, and the request is good.
     if case.operation.path.endswith("/batch") and (case.query or {}).get("atomic") in (None, False, "false"):
-        case.query["atomic"] = "true"
+        case.query = {**(case.query or {}), "atomic": "true"}
 
 
 @schemathesis.hook
