@@ -9,6 +9,7 @@ mod support;
 use std::time::Duration;
 
 use support::overload::{Measured, backlog, down, hot_key, slow, ten_times, waiters};
+use support::streams::streams;
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
@@ -26,6 +27,7 @@ fn main() {
         "slow",
         "hot key",
         "waiters",
+        "streams",
     ] {
         if wanted.as_deref().is_some_and(|wanted| wanted != name) {
             continue;
@@ -39,7 +41,8 @@ fn main() {
                 "down" => down(200, seconds(20), seconds(60)).await,
                 "slow" => slow(seconds(30), seconds(20), seconds(60)).await,
                 "hot key" => hot_key(1_000, seconds(20)).await,
-                _ => waiters(5_000, seconds(20), seconds(50)).await,
+                "waiters" => waiters(5_000, seconds(20), seconds(50)).await,
+                _ => streams(5_000, seconds(20), seconds(50)).await,
             }
         });
         show(name, &measured);

@@ -93,7 +93,7 @@ impl Reconciler {
                 }
             }
             let before = self.clock.now().minus(self.retention.events);
-            while self.store.forget_changes(before, FORGET_AT_ONCE).await? == FORGET_AT_ONCE {}
+            while self.store.forget_changes(before, FORGET_AT_ONCE).await? >= FORGET_AT_ONCE {}
         }
         Ok(())
     }

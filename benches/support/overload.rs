@@ -43,12 +43,12 @@ pub struct Measured {
 }
 
 /// Looks at accepts while something else goes on: few enough to be no load themselves.
-async fn probe(server: &Server, during: Duration) -> Load {
+pub(super) async fn probe(server: &Server, during: Duration) -> Load {
     paced(&server.address, 8, 160, during, post_600).await
 }
 
 /// A gateway in front of a simulator that may be given `rate` transactions a second.
-fn simulator(folder: &Path, rate: f64, more: &str) -> Server {
+pub(super) fn simulator(folder: &Path, rate: f64, more: &str) -> Server {
     Server::gateway(folder, &simulated(rate, more))
 }
 
@@ -115,7 +115,7 @@ impl Watch {
 }
 
 /// Waits until nothing is pending: everything that was accepted is there, and took effect.
-async fn everything_took_effect(server: &Server, accepted: u64) {
+pub(super) async fn everything_took_effect(server: &Server, accepted: u64) {
     while server.metric("sluicegate_backlog{") > 0.0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -135,7 +135,7 @@ async fn everything_took_effect(server: &Server, accepted: u64) {
     assert_eq!(done, accepted, "I1");
 }
 
-fn bounded(server: &Server) -> u64 {
+pub(super) fn bounded(server: &Server) -> u64 {
     let peak = server.peak_mib();
     assert!(peak < MOST_MIB, "I7: {peak} MiB");
     peak
@@ -334,6 +334,13 @@ pub async fn hot_key(count: u64, quiet: Duration) -> Measured {
     }
 }
 
+/// As many as the system lets us have.
+pub(super) fn allow_many_connections() {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).expect("as many connections as are allowed");
+}
+
 /// `count` clients wait for one transaction, all on connections of their own, and are told.
 pub async fn waiters(count: usize, quiet: Duration, block_after: Duration) -> Measured {
     let folder = tempfile::tempdir().expect("folder");
@@ -350,9 +357,7 @@ pub async fn waiters(count: usize, quiet: Duration, block_after: Duration) -> Me
     std::fs::write(folder.path().join("config.toml"), simulated(1_000.0, &slow)).expect("writes");
     let server = Server::start(command);
     let idle = probe(&server, quiet).await;
-    let mut files = getrlimit(Resource::Nofile);
-    files.current = files.maximum;
-    setrlimit(Resource::Nofile, files).expect("as many connections as are allowed");
+    allow_many_connections();
     let request = json!({"ledger": "slow", "contract": "counter", "function": "Add", "args": ["c", 1]});
     let posted = Instant::now();
     let record = body(&ask(

@@ -179,6 +179,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         days("done_days", default.done),
         days("failed_days", default.failed),
     );
+    let deliveries = days("deliveries_days", default.deliveries);
     let hours = section.u64_in(
         "events_hours",
         default.events.as_secs() / HOUR.as_secs(),

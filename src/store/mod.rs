@@ -268,7 +268,8 @@ pub trait TransactionStore: Send + Sync + 'static {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError>;
 
     /// Stores many new records in one durable commit, and answers for each in order. With `all_or_none` nothing is
-    /// stored if one of them exists; those that were not stored for that reason are told as [`Inserted::Withheld`].
+    /// stored if one of them exists; those that were not stored for that reason are told as [`Inserted::Withheld`]. No
+    /// two of them may then have the same idempotency key.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -398,7 +399,8 @@ pub trait TransactionStore: Send + Sync + 'static {
 
     /// What changed after `after`, up to about `limit` records, and no more than [some megabytes](Page::next) of them;
     /// `None` if that position is not known, or no longer. Changes become visible here in the order of their positions,
-    /// by whatever process they were made, and no sooner than they are durable.
+    /// by whatever process they were made, and no sooner than they are durable; in a store that processes share, only once
+    /// whatever was begun before them has ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -413,7 +415,8 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// Notifies all who wait whenever this process changed a record.
     fn changed(&self) -> Arc<Notify>;
 
-    /// Forgets up to `limit` changes that were made before `before`; the records stay. Answers how many.
+    /// Forgets about `limit` changes that were made before `before`, the oldest; the records stay. Answers how many: fewer
+    /// than `limit` only if no more are to be forgotten.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -222,13 +222,27 @@ impl Books {
     }
 
     /// Up to `limit` entries of what is due or will be, lane by lane, each earliest first; from the first lane after
-    /// `lane` on.
-    pub(super) async fn due(&self, after_lane: Option<&str>, limit: usize) -> Result<Vec<Due>, StoreError> {
+    /// `after_lane` on. And whether there may be more.
+    pub(super) async fn due(
+        &self,
+        after_lane: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Due>, bool), StoreError> {
         let from = after_lane
             .map(|lane| after(&format!("{lane}/")))
             .unwrap_or_default();
         let entries = self.0.documents(DUE, &*from.."", false, limit).await?;
-        entries.iter().map(read_due).collect()
+        let readable = |entry| match read_due(entry) {
+            Ok(due) => Some(due),
+            Err(error) => {
+                tracing::error!(%error, "a delivery is passed over");
+                None
+            }
+        };
+        Ok((
+            entries.iter().filter_map(readable).collect(),
+            entries.len() == limit,
+        ))
     }
 
     /// Removes an entry of what is due that points to nothing.

@@ -105,13 +105,13 @@ impl Deliverer {
     async fn cycle(self: &Arc<Self>) -> Result<Option<Timestamp>, StoreError> {
         let (mut lane, mut next) = (None::<String>, None);
         loop {
-            let page = self.hooks.books.due(lane.as_deref(), PAGE).await?;
+            let (page, more) = self.hooks.books.due(lane.as_deref(), PAGE).await?;
             for own in page.chunk_by(|one, other| one.lane == other.lane) {
                 let later = self.serve(own).await?;
                 next = next.into_iter().chain(later).min();
             }
             match page.last() {
-                Some(last) if page.len() == PAGE => lane = Some(last.lane.clone()),
+                Some(last) if more => lane = Some(last.lane.clone()),
                 _ => return Ok(next),
             }
         }
@@ -140,14 +140,17 @@ impl Deliverer {
         };
         let mut claims = Vec::new();
         for entry in &due[..due.len().min(room)] {
-            match books.delivery(&entry.id).await? {
-                Some(stored) => {
+            match books.delivery(&entry.id).await {
+                Ok(Some(stored)) => {
                     let claimed = stored.value.claimed(now, &self.hooks.patience);
                     claims.extend(claimed.map(|claimed| (stored, claimed)));
                 }
-                None => {
+                Ok(None) => {
                     books.forget_due(entry).await?;
                 }
+                // It must not hold up the others.
+                Err(error @ StoreError::Damaged(_)) => tracing::error!(%error, "a delivery is passed over"),
+                Err(error) => return Err(error),
             }
         }
         let Some(claimed) = books.change_deliveries(claims).await? else {
@@ -250,8 +253,10 @@ impl Deliverer {
         if outcome.verdict == Verdict::Gone && endpoint.value.id != CALLBACK {
             let mut gone = endpoint.value.clone();
             gone.disabled = Some(Disabled::Gone);
-            // If its owner changed it meanwhile, the next delivery finds out.
-            hooks.books.change_endpoint(&endpoint, Some(&gone)).await?;
+            // If that fails, or its owner changed it meanwhile, the next delivery finds out.
+            if let Err(error) = hooks.books.change_endpoint(&endpoint, Some(&gone)).await {
+                tracing::warn!(%error, endpoint = gone.id, "could not disable an endpoint that is gone");
+            }
         }
         let metrics = &hooks.parts.metrics;
         match outcome.verdict {

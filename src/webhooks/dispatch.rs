@@ -23,6 +23,9 @@ use crate::store::{Filter, Position, StoreError};
 /// Changes read at once.
 const PAGE: usize = 200;
 
+/// So many deliveries are made in one commit; of one record, all.
+const MOST_AT_ONCE: usize = 1_000;
+
 /// Changes are gathered for so long: a record that changes several times meanwhile is read once.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -115,8 +118,11 @@ impl Dispatcher {
                 self.catch_up(place.stored).await?;
                 return Ok(true);
             };
-            let deliveries = self.deliveries(changes.items.iter().map(|(_, tx)| tx)).await?;
-            (changes.next, changes.more, deliveries)
+            let (deliveries, looked_at) = self.deliveries(changes.items.iter().map(|(_, tx)| tx)).await?;
+            match changes.items.get(looked_at) {
+                Some(_) => (changes.items[looked_at - 1].0, true, deliveries),
+                None => (changes.next, changes.more, deliveries),
+            }
         };
         let noted_at = place.stored.value.at;
         if deliveries.is_empty() && (next == place.position || now.since(noted_at) < NOTE) {
@@ -168,9 +174,16 @@ impl Dispatcher {
         let (mut cursor, old) = (None, stored.value.clone());
         loop {
             let page = store.list(&Filter::default(), cursor, PAGE).await?;
-            let missed = page.items.iter().filter(|tx| tx.updated_at >= since);
-            let deliveries = self.deliveries(missed).await?;
-            cursor = page.next;
+            let missed = page
+                .items
+                .iter()
+                .filter(|tx| tx.updated_at >= since)
+                .collect::<Vec<_>>();
+            let (deliveries, looked_at) = self.deliveries(missed.iter().copied()).await?;
+            cursor = match missed.get(looked_at) {
+                Some(_) => Some(missed[looked_at - 1].id),
+                None => page.next,
+            };
             if cursor.is_none() {
                 return self.advance(stored, position, &deliveries).await;
             }
@@ -190,14 +203,21 @@ impl Dispatcher {
         }
     }
 
-    /// What has to be sent because of these records, and is not queued yet.
-    async fn deliveries(
+    /// What has to be sent because of these records, and is not queued yet; and how many of them it looked at.
+    async fn deliveries<'t>(
         &self,
-        records: impl Iterator<Item = &Transaction>,
-    ) -> Result<Vec<Delivery>, StoreError> {
+        records: impl Iterator<Item = &'t Transaction>,
+    ) -> Result<(Vec<Delivery>, usize), StoreError> {
         let mut endpoints: BTreeMap<TenantName, Vec<Endpoint>> = BTreeMap::new();
-        let mut deliveries = Vec::new();
-        for tx in records.filter(|tx| tx.is_settled()) {
+        let (mut deliveries, mut looked_at) = (Vec::new(), 0);
+        for tx in records {
+            if deliveries.len() >= MOST_AT_ONCE {
+                break;
+            }
+            looked_at += 1;
+            if !tx.is_settled() {
+                continue;
+            }
             if !endpoints.contains_key(&tx.tenant) {
                 // After the records were read: an endpoint that was there before one settled is seen.
                 let found = self.hooks.books.endpoints(Some(&tx.tenant)).await?;
@@ -221,7 +241,7 @@ impl Dispatcher {
                 }
             }
         }
-        Ok(deliveries)
+        Ok((deliveries, looked_at))
     }
 
     fn delivery(&self, tx: &Transaction, endpoint: &str, url: &str) -> Delivery {

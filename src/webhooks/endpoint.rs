@@ -17,7 +17,7 @@ const MOST_SECRETS: usize = 4;
 /// An endpoint as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// `wh_` and 26 characters, or [`CALLBACK`].
+    /// `wh_` and letters and digits, `wh_config_` and a name, or [`CALLBACK`].
     pub id: String,
     /// Whose it is.
     pub tenant: TenantName,

@@ -6,7 +6,11 @@ use serde_json::Value;
 
 use crate::support::{TestApp, add};
 
-const COMMITTED: &str = include_str!("../../docs/openapi.json");
+/// `docs/openapi.json`.
+fn committed() -> Value {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json"));
+    serde_json::from_str(&text.expect("the document")).expect("JSON")
+}
 
 /// A path with something in place of its parameters.
 fn filled(path: &str) -> String {
@@ -50,8 +54,7 @@ async fn a_gateway_serves_the_committed_document() {
     let app = TestApp::start().await;
     let answer = app.get("/openapi.json").await.expect(200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    let committed: Value = serde_json::from_str(COMMITTED).expect("JSON");
-    assert!(answer.json() == committed, "run `just openapi`");
+    assert!(answer.json() == committed(), "run `just openapi`");
     let etag = answer.header("etag").expect("an ETag");
     let again = app.request("GET", "/openapi.json").header("if-none-match", etag);
     assert_eq!(app.send(again).await.expect(304).text, "");
@@ -61,8 +64,7 @@ async fn a_gateway_serves_the_committed_document() {
 #[tokio::test]
 async fn every_path_knows_the_methods_of_the_document_and_no_other() {
     let app = TestApp::start().await;
-    let document: Value = serde_json::from_str(COMMITTED).expect("JSON");
-    let offered = offered(&document);
+    let offered = offered(&committed());
     assert!(offered.len() >= 8, "{offered:?}");
     for (path, methods) in offered {
         let answer = app.send(app.request("OPTIONS", &path)).await.expect(204);
@@ -140,4 +142,134 @@ async fn the_pages_of_the_document_load_nothing_from_elsewhere() {
         app.get(nothing).await.problem(404, "SG-0005");
     }
     app.finish().await;
+}
+
+/// An operation of the document.
+struct Operation {
+    method: String,
+    path: String,
+    described: Value,
+}
+
+impl Operation {
+    fn all() -> Vec<Self> {
+        let document = committed();
+        let paths = document["paths"].as_object().expect("paths").clone();
+        let of_path = |(path, item): (String, Value)| {
+            let operations = item.as_object().expect("an item").clone();
+            operations.into_iter().map(move |(method, described)| Self {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                described,
+            })
+        };
+        paths.into_iter().flat_map(of_path).collect()
+    }
+
+    /// A good body for it, if it takes one.
+    fn body(&self) -> Option<&Value> {
+        self.described
+            .pointer("/requestBody/content/application~1json/example")
+    }
+
+    /// Sent to this address, with a good body.
+    fn request(&self, app: &TestApp, path: &str) -> reqwest::RequestBuilder {
+        let request = app.request(&self.method, path);
+        match self.body() {
+            Some(body) => request.json(body),
+            None => request,
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+#[tokio::test]
+async fn i10_no_route_passes_over_a_parameter_that_it_does_not_know() {
+    let app = TestApp::stalled().await;
+    let id = app.post(&add("hits", 1)).await.expect(202).id();
+    for operation in Operation::all() {
+        if !operation.path.starts_with("/v1/") {
+            continue;
+        }
+        let path = filled(&operation.path).replace("01956f3e-8c1b-7e02-9b1d-0f6a2c3d4e5f", &id);
+        let answer = app
+            .send(operation.request(&app, &format!("{path}?nonsense=1")))
+            .await;
+        assert_eq!(answer.status, 400, "{}: {}", operation.name(), answer.text);
+        answer.fault(400, "SG-0009", "#query/nonsense");
+    }
+    assert_eq!(app.list("").await.len(), 1);
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn i10_every_route_with_a_body_wants_json_of_a_bounded_size() {
+    const LIMIT: usize = 4_096;
+    let app = TestApp::with(|settings| settings.http.max_body_bytes = LIMIT).await;
+    let mut bodies = 0;
+    for operation in Operation::all() {
+        let Some(good) = operation.body() else { continue };
+        bodies += 1;
+        let long = format!("{good}{}", " ".repeat(LIMIT));
+        for (declared, body, status, code) in [
+            ("text/plain", good.to_string(), 415, "SG-0008"),
+            ("application/json", String::new(), 400, "SG-0001"),
+            ("application/json", "[".to_owned(), 400, "SG-0001"),
+            ("application/json", "{\"a\":tru}".to_owned(), 400, "SG-0001"),
+            ("application/json", "7".to_owned(), 422, "SG-0002"),
+            ("application/json", long, 413, "SG-0007"),
+        ] {
+            let request = app.request(&operation.method, &filled(&operation.path));
+            let shown = body[..body.len().min(40)].to_owned();
+            let answer = app
+                .send(request.header("content-type", declared).body(body))
+                .await;
+            assert_eq!(
+                answer.status,
+                status,
+                "{} {declared} {shown}: {}",
+                operation.name(),
+                answer.text
+            );
+            answer.problem(status, code);
+        }
+    }
+    assert!(bodies >= 4, "only {bodies} operations have bodies");
+    app.finish_untouched().await;
+}
+
+#[tokio::test]
+async fn i10_what_no_address_names_is_not_found() {
+    let app = TestApp::start().await;
+    for operation in Operation::all() {
+        if !operation.path.contains('{') {
+            continue;
+        }
+        let documented = operation
+            .described
+            .pointer("/responses/404/content/application~1problem+json/examples");
+        let documented = documented.unwrap_or_else(|| panic!("{} documents no 404", operation.name()));
+        for unknown in ["01956f3e-8c1b-7e02-9b1d-0f6a2c3d4e5f", "nothing", "%FF", "..%2f"] {
+            let path = operation
+                .path
+                .split('/')
+                .map(|part| if part.starts_with('{') { unknown } else { part });
+            let path: Vec<_> = path.collect();
+            let answer = app.send(operation.request(&app, &path.join("/"))).await;
+            assert_eq!(
+                answer.status,
+                404,
+                "{} of {unknown}: {}",
+                operation.name(),
+                answer.text
+            );
+            let code = answer.json()["code"].as_str().expect("a code").to_owned();
+            assert!(documented.get(&code).is_some(), "{}: {code}", operation.name());
+            answer.problem(404, &code);
+        }
+    }
+    app.finish_untouched().await;
 }

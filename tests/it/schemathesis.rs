@@ -1,7 +1,7 @@
 //! The API against its own document, as schemathesis reads it: made-up requests, good and bad, in sequences too.
 //!
-//! All its checks are on. What the document cannot say of values is in `tests/schemathesis/hooks.py`. The seed is
-//! fixed, so a failure comes again. Needs Python, and at the first run its package registry; without them it fails and
+//! All its checks are on. What the document cannot say of values is in `tests/schemathesis/hooks.py`. The seed is fixed,
+//! so a failure comes again. Needs Python, and at the first run its package registry; without them it fails and
 //! says so.
 
 use std::path::{Path, PathBuf};
@@ -76,17 +76,10 @@ async fn the_api_is_what_its_document_says() {
     let running = spawn(app.run(stop.clone().cancelled_owned()));
 
     let output = run(Command::new(schemathesis)
+        .arg("--config-file")
+        .arg(Path::new(FOLDER).join("schemathesis.toml"))
         .arg("run")
         .arg(format!("http://{address}/openapi.json"))
-        .args([
-            "--checks",
-            "all",
-            "--seed",
-            "1",
-            "--max-examples",
-            "12",
-            "--continue-on-failure",
-        ])
         .env("SCHEMATHESIS_HOOKS", Path::new(FOLDER).join("hooks.py"))
         // What it leaves behind, it leaves here.
         .current_dir(folder.path()))

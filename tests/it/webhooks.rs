@@ -7,7 +7,7 @@ use axum::http::Response;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::receiver::{Receiver, Reply, told};
+use crate::support::receiver::{Got, Receiver, Reply, told};
 use crate::support::{TestApp, add, eventually, spawn, with};
 
 /// Makes an endpoint. Answers its id and its secret.
@@ -184,11 +184,7 @@ async fn i1_a_restart_in_between_loses_nothing_and_keeps_the_id() {
     for id in &ids {
         delivery(&app, id, "is received", is("delivered")).await;
     }
-    let after: Vec<_> = receiver
-        .got()
-        .iter()
-        .map(crate::support::receiver::Got::id)
-        .collect();
+    let after: Vec<_> = receiver.got().iter().map(Got::id).collect();
     for id in &ids {
         assert!(after.contains(&format!("dlv_{id}_callback")), "{id}");
     }

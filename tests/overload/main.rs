@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::overload;
+use support::{overload, streams};
 
 const BRIEF: Duration = Duration::from_secs(1);
 
@@ -44,4 +44,9 @@ async fn i9_a_hot_key_does_not_hold_up_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_wait_are_all_told() {
     overload::waiters(500, BRIEF, 20 * BRIEF).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_follow_are_all_told() {
+    streams::streams(500, BRIEF, 20 * BRIEF).await;
 }

@@ -52,7 +52,11 @@ const BEGIN: &str = concat!(
     " RETURNING 1) DELETE FROM changes WHERE EXISTS (SELECT FROM begun)"
 );
 
-const LAST: &str = concat!("SELECT name, past::text AS past FROM (", log!(), ") AS log");
+const LAST: &str = concat!(
+    "SELECT name, past::text AS past, forgotten_in::text AS forgotten_in, forgotten FROM (",
+    log!(),
+    ") AS log"
+);
 
 /// Entries behind $1, $2: rows until there are $3 or more.
 const READ: &str = concat!(
@@ -79,17 +83,17 @@ const RECORDS: &str = first_records!(
     by "array_position($1, t.id)", turn "array_position($1, id)", bytes "$2"
 );
 
-/// Whole rows, the first of them however long it is.
+/// Whole rows until there are $2 entries or more.
 const FORGET: &str = "\
 WITH first AS (
     SELECT * FROM changes WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, n LIMIT $2
 ), counted AS (
-    SELECT xid, n, sum(entries) OVER turn AS until, row_number() OVER turn AS turn,
+    SELECT xid, n, sum(entries) OVER turn - entries AS before,
            bool_and(changed_at < to_timestamp($1::float8 / 1000)) OVER turn AS old
     FROM first WINDOW turn AS (ORDER BY xid, n)
 ), gone AS (
     DELETE FROM changes c USING counted
-    WHERE old AND (until <= $2 OR turn = 1) AND c.xid = counted.xid AND c.n = counted.n
+    WHERE old AND before < $2 AND c.xid = counted.xid AND c.n = counted.n
       AND (c.xid, c.n) < (SELECT xid, n FROM changes ORDER BY xid DESC, n DESC LIMIT 1)
     RETURNING c.xid, c.n, c.entries
 ), noted AS (
@@ -108,6 +112,8 @@ struct Entry {
 /// Where the log stands.
 struct Log {
     name: u64,
+    /// The last entry that was forgotten, or where the log began.
+    forgotten: u64,
     /// Behind everything that can be read.
     past: u64,
 }
@@ -115,9 +121,12 @@ struct Log {
 impl Log {
     fn of(row: &PgRow) -> Result<Self, Failure> {
         let name: i64 = row.try_get("name")?;
+        let forgotten = place(number(row, "forgotten_in")?, row.try_get("forgotten")?);
         Ok(Self {
             name: name.cast_unsigned(),
-            past: place(number(row, "past")?, 0),
+            forgotten,
+            // A log that has just begun may be ahead of what is open elsewhere on the server.
+            past: place(number(row, "past")?, 0).max(forgotten),
         })
     }
 
@@ -160,10 +169,8 @@ pub(super) async fn read(
         .bind(entry)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
     let rows = sessions.rows(statement).await?;
-    let first = rows.first().ok_or(Failure::Closed)?;
-    let log = Log::of(first)?;
-    let forgotten = place(number(first, "forgotten_in")?, first.try_get("forgotten")?);
-    if after.0 != log.name || after.1 < forgotten || after.1 > log.past {
+    let log = Log::of(rows.first().ok_or(Failure::Closed)?)?;
+    if after.0 != log.name || after.1 < log.forgotten || after.1 > log.past {
         return Ok(None);
     }
     let mut entries = entries(&rows, after.1)?;

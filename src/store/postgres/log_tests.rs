@@ -53,7 +53,6 @@ async fn what_commits_late_is_told_late_and_not_skipped() {
         seen.extend(ids);
         after = next;
         assert_eq!(store.last_change().await.expect("reads"), after);
-        assert_eq!(store.forget_changes(now_and(60), 99).await.expect("forgets"), 0);
     }
     assert_eq!(seen, [], "what was begun before it may still come");
     late.execute("COMMIT").await.expect("commits");
@@ -87,6 +86,13 @@ async fn a_copy_of_the_database_begins_a_log_of_its_own() {
     let tx = insert(&store).await;
     assert_eq!(told(&store, start).await.0, [tx.id]);
     store.close().await;
+    drop(store);
+    let left = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'");
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    while server.sql("postgres", &left) != "0" {
+        assert!(std::time::Instant::now() < patience, "a connection is left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // As from a dump: the same rows elsewhere.
     server.sql("postgres", &format!("CREATE DATABASE copied TEMPLATE {name}"));
     let copy = node(&settings_of("copied")).await;
