@@ -28,12 +28,13 @@ use crate::config::{QueueSettings, Role, Settings};
 use crate::domain::LedgerName;
 use crate::failpoint;
 use crate::gateway::{Gateway, Parts};
-use crate::http;
+use crate::http::{self, Tls};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
+use crate::reread;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
@@ -47,6 +48,7 @@ pub struct App {
     settings: Settings,
     address: SocketAddr,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     gateway: Arc<Gateway>,
     metrics: Metrics,
     lanes: Vec<Arc<Lane>>,
@@ -89,6 +91,13 @@ pub async fn build_with(
     })?;
     let address = listener.local_addr().context("read the listening address")?;
 
+    let tls = settings
+        .http
+        .tls
+        .as_ref()
+        .map(Tls::open)
+        .transpose()?
+        .map(Arc::new);
     let metrics = Metrics::new().context("set up metrics")?;
     let hub = Arc::new(StatusHub::default());
     let tasks = TaskTracker::new();
@@ -170,6 +179,7 @@ pub async fn build_with(
         settings,
         address,
         listener,
+        tls,
         gateway,
         metrics,
         lanes: lanes.into_values().collect(),
@@ -210,6 +220,7 @@ impl App {
         let Self {
             settings,
             listener,
+            tls,
             gateway,
             metrics,
             lanes,
@@ -235,12 +246,21 @@ impl App {
         };
         let server = http::serve(
             listener,
+            tls.clone(),
             router,
             settings.http.header_timeout,
             stop.clone(),
             drain,
             tasks.clone(),
         );
+        if let Some(tls) = tls {
+            let look = move || tls.look();
+            tasks.spawn(reread::look_after(
+                "the certificate of the API",
+                look,
+                stop.clone(),
+            ));
+        }
         let mut vital: Vec<_> = lanes
             .into_iter()
             .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))

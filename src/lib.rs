@@ -38,6 +38,7 @@ pub mod notify;
 pub mod queue;
 pub mod reconciler;
 pub mod relay;
+pub(crate) mod reread;
 pub mod store;
 pub mod telemetry;
 pub mod worker;

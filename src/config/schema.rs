@@ -18,7 +18,7 @@ use super::settings::{
     Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{fabric, postgres, rabbitmq};
+use super::{access, fabric, postgres, rabbitmq};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -75,6 +75,7 @@ fn http(mut section: Section<'_>) -> HttpSettings {
                     .map_err(|_| format!("is {}", quoted(text)))
             },
         ),
+        tls: access::tls(&mut section),
         max_body_bytes: section.usize_in("max_body_bytes", default.max_body_bytes, 1024..=100 * 1024 * 1024),
         header_timeout: section.duration_ms("header_timeout_ms", default.header_timeout, 100..=600_000),
         body_timeout: section.duration_ms("body_timeout_ms", default.body_timeout, 100..=3_600_000),

@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::TlsSettings;
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
@@ -90,6 +91,8 @@ pub(super) const DEFAULT_LEDGER: &str = "main";
 pub struct HttpSettings {
     /// Address and port to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// How connections are secured; `None` without TLS.
+    pub tls: Option<TlsSettings>,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// How long a client may take to send its request head.
@@ -104,6 +107,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: None,
             max_body_bytes: MEBIBYTE,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),

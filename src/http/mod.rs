@@ -12,6 +12,7 @@ mod health;
 mod ledgers;
 mod params;
 mod server;
+mod tls;
 mod transactions;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use error::Code;
 pub use server::serve;
+pub use tls::{Tls, TlsError};
 
 /// What every handler has.
 #[derive(Clone)]

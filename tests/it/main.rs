@@ -48,5 +48,6 @@ mod rewound;
 #[path = "../support/disk.rs"]
 mod small_disk;
 mod support;
+mod tls;
 mod waiting;
 mod worker;
