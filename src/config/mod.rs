@@ -30,7 +30,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use access::TlsSettings;
+pub use access::{AuthSettings, JwksSource, JwtSettings, TenantRate, TenantSettings, TlsSettings};
 pub(crate) use fabric::is_chaincode_name;
 pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;

@@ -25,16 +25,19 @@ use crate::kv::EngineKind;
 /// Reads everything. The settings are of use only if no problem was found.
 pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
     let mut root = Section::root(tree, findings);
+    let ledgers = ledgers(&mut root, findings);
     let settings = Settings {
         role: Role::default(),
         http: http(root.section("http")),
+        auth: access::auth(root.section("auth")),
+        tenants: access::tenants(&mut root, |ledger| ledgers.contains_key(ledger)),
         store: store(root.section("store")),
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
-        ledgers: ledgers(&mut root, findings),
+        ledgers,
     };
     if matches!(settings.store, StoreSettings::Postgres(_)) {
         what_only_one_can_have(&root, &settings);

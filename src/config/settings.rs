@@ -9,11 +9,11 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::access::TlsSettings;
+use super::access::{AuthSettings, TenantSettings, TlsSettings};
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
-use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
+use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings, TenantName};
 use crate::kv::EngineKind;
 
 /// One day.
@@ -48,6 +48,10 @@ pub struct Settings {
     pub role: Role,
     /// The HTTP API.
     pub http: HttpSettings,
+    /// How credentials are checked.
+    pub auth: AuthSettings,
+    /// What is allowed to each tenant; those that are not named have no limits.
+    pub tenants: BTreeMap<TenantName, TenantSettings>,
     /// Where records are kept.
     pub store: StoreSettings,
     /// How workers learn of work.
@@ -69,6 +73,8 @@ impl Default for Settings {
         Self {
             role: Role::default(),
             http: HttpSettings::default(),
+            auth: AuthSettings::default(),
+            tenants: BTreeMap::new(),
             store: StoreSettings::default(),
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
