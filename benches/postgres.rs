@@ -181,6 +181,8 @@ fn request(caller: u64, number: u64) -> Request {
         transient: BTreeMap::new(),
         conflict_keys: Vec::new(),
         expires_in_seconds: None,
+        not_before: None,
+        callback_url: None,
         metadata: BTreeMap::from([
             label("order", format!("4711-{number}")),
             label("note", "x".repeat(200)),

@@ -104,6 +104,7 @@ pub async fn build_with(
     let ledgers_stop = CancellationToken::new();
     let Opened {
         store,
+        documents,
         embedded,
         folder,
     } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
@@ -167,6 +168,7 @@ pub async fn build_with(
     });
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
+        documents,
         queue: queue.clone(),
         hub: hub.clone(),
         clock,

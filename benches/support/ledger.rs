@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use sluicegate::app;
 use sluicegate::config::{BackendSettings, EmbeddedStoreSettings, Settings, StoreSettings};
 use sluicegate::domain::{Argument, LedgerName, LedgerTxId, Outcome, Request, SubmissionId, TransactionId};
+use sluicegate::gateway::Caller;
 use sluicegate::kv::EngineKind;
 use sluicegate::ledger::LedgerBackend;
 use tokio::sync::oneshot;
@@ -39,6 +40,8 @@ pub fn request(number: usize) -> Request {
         transient: Default::default(),
         conflict_keys: Vec::new(),
         expires_in_seconds: None,
+        not_before: None,
+        callback_url: None,
         metadata: Default::default(),
     }
 }
@@ -130,8 +133,9 @@ impl Direct {
 pub async fn throughput_through(settings: Settings, transactions: usize) -> f64 {
     let app = app::build(settings).await.expect("builds");
     let gateway = app.gateway().clone();
+    let caller = Caller::anonymous();
     for piece in 0..transactions / 500 {
-        let accepts = (0..500).map(|n| gateway.accept(request(piece * 500 + n), None));
+        let accepts = (0..500).map(|n| gateway.accept(&caller, request(piece * 500 + n), None, None));
         for accepted in join_all(accepts).await {
             accepted.expect("accepts");
         }
@@ -154,15 +158,22 @@ pub async fn latencies(direct: &Direct, settings: Settings) -> (f64, f64) {
     let gateway = app.gateway().clone();
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+    let caller = Caller::anonymous();
     let (mut alone, mut gated) = (Vec::new(), Vec::new());
     for number in 0..SAMPLES {
         let start = Instant::now();
         direct.run(number).await;
         alone.push(start.elapsed().as_secs_f64() * 1e3);
         let start = Instant::now();
-        let accepted = gateway.accept(request(number), None).await.expect("accepts");
+        let accepted = gateway
+            .accept(&caller, request(number), None, None)
+            .await
+            .expect("accepts");
         let id = accepted.transaction.id;
-        let tx = gateway.wait(id, Duration::from_secs(10)).await.expect("reads");
+        let tx = gateway
+            .wait(&caller, id, Duration::from_secs(10))
+            .await
+            .expect("reads");
         assert!(tx.expect("is there").is_settled());
         gated.push(start.elapsed().as_secs_f64() * 1e3);
     }

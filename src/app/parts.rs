@@ -19,6 +19,7 @@ use crate::queue::WorkQueue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::rabbit::RabbitQueue;
 use crate::store::TransactionStore;
+use crate::store::documents::DocumentStore;
 use crate::store::embedded::{DataFolder, EmbeddedStore};
 use crate::store::postgres::{News, PostgresStore};
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +33,8 @@ const PUT_BACK: usize = 10_000;
 /// What an open store consists of.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn TransactionStore>,
+    /// What stands beside the records, in the same place.
+    pub(super) documents: Arc<dyn DocumentStore>,
     /// The same, if it is the embedded one.
     pub(super) embedded: Option<Arc<EmbeddedStore>>,
     /// Whoever holds it owns the data; there is none if the data is elsewhere.
@@ -54,6 +57,7 @@ pub(super) async fn open_store(
             let store = Arc::new(store);
             Ok(Opened {
                 store: store.clone(),
+                documents: store.clone(),
                 embedded: Some(store),
                 folder: Some(folder),
             })
@@ -72,8 +76,10 @@ pub(super) async fn open_store(
                     }
                 }
             });
+            let store = Arc::new(store);
             Ok(Opened {
-                store: Arc::new(store),
+                documents: store.clone(),
+                store,
                 embedded: None,
                 folder: None,
             })

@@ -10,6 +10,7 @@ mod outcome;
 mod request;
 mod retry;
 mod state;
+mod tenant;
 mod time;
 mod transaction;
 
@@ -18,6 +19,7 @@ pub use outcome::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, ReadWriteSet
 pub use request::{Fingerprint, LedgerName, Request};
 pub use retry::{Decision, DelayStrategy, RetryPolicy, RetrySettings};
 pub use state::{Event, Failure, FailureCode, IllegalTransition, Lease, Stage, State, Status};
+pub use tenant::{Action, Origin, TenantName};
 pub use time::Timestamp;
 pub use transaction::{
     Attempt, AttemptOutcome, Ending, MAX_HISTORY, SubmissionId, Transaction, TransactionId,

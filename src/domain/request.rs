@@ -8,6 +8,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::argument::Argument;
+use super::time::Timestamp;
+
+/// Whether it is 1 to 64 of `a-z 0-9 _ -`, starting with a letter or digit.
+pub(super) fn is_name(name: &str) -> bool {
+    let valid = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = name.as_bytes();
+    (1..=64).contains(&bytes.len())
+        && bytes.first().is_some_and(|&c| valid(c))
+        && bytes.iter().all(|&c| valid(c) || c == b'_' || c == b'-')
+}
 
 /// The name of a configured ledger, such as `main`: 1 to 64 of `a-z 0-9 _ -`, starting with a letter
 /// or digit.
@@ -18,12 +28,7 @@ pub struct LedgerName(Arc<str>);
 impl LedgerName {
     /// Checks a name. `None` if it does not have the form above.
     pub fn new(name: &str) -> Option<Self> {
-        let valid = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let bytes = name.as_bytes();
-        let fits = (1..=64).contains(&bytes.len())
-            && bytes.first().is_some_and(|&c| valid(c))
-            && bytes.iter().all(|&c| valid(c) || c == b'_' || c == b'-');
-        fits.then(|| Self(name.into()))
+        is_name(name).then(|| Self(name.into()))
     }
 
     /// The name as text.
@@ -66,6 +71,12 @@ pub struct Request {
     /// Seconds after acceptance past which it must not be submitted any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u32>,
+    /// The moment before which it must not be submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Who is told when it has settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
     /// The caller's own labels, shown and searchable, never sent to the ledger.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,

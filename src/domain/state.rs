@@ -32,6 +32,8 @@ pub enum FailureCode {
     ConflictsExhausted,
     /// The ledger was out of reach as often as the policy allows.
     LedgerUnavailable,
+    /// Somebody cancelled it before it was submitted.
+    Cancelled,
 }
 
 impl FailureCode {
@@ -42,6 +44,7 @@ impl FailureCode {
             Self::Rejected => "rejected",
             Self::ConflictsExhausted => "conflicts_exhausted",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -49,7 +52,7 @@ impl FailureCode {
     pub fn is_retryable(self) -> bool {
         match self {
             Self::ConflictsExhausted | Self::LedgerUnavailable => true,
-            Self::Expired | Self::Rejected => false,
+            Self::Expired | Self::Rejected | Self::Cancelled => false,
         }
     }
 }
@@ -184,6 +187,11 @@ pub enum Event {
     },
     /// Its deadline passed.
     Expired,
+    /// Somebody wants it no more, and nothing of it is on its way.
+    Cancelled {
+        /// Who.
+        by: String,
+    },
     /// The prepared bytes; they are sent only after this is stored.
     Prepared {
         /// The bytes and the ledger's identifier.
@@ -247,6 +255,7 @@ impl Event {
             Self::Claimed { .. } => "claimed",
             Self::LeaseLost { .. } => "lease_lost",
             Self::Expired => "expired",
+            Self::Cancelled { .. } => "cancelled",
             Self::Prepared { .. } => "prepared",
             Self::Unavailable { .. } => "unavailable",
             Self::CheckClaimed { .. } => "check_claimed",
@@ -284,6 +293,7 @@ impl State {
             Self::Pending { .. } => match event {
                 Event::Claimed { lease } => Ok(Self::Preparing { lease }),
                 Event::Expired => Ok(Self::expired()),
+                Event::Cancelled { by } => Ok(Self::cancelled(&by)),
                 other => Err(self.illegal(&other)),
             },
             Self::Preparing { lease } => match event {
@@ -298,6 +308,8 @@ impl State {
                 Event::FoundOnLedger { .. } => Ok(Self::Preparing { lease: lease.clone() }),
                 // Of one that had to be asked about first.
                 Event::Expired => Ok(Self::expired()),
+                // Whoever prepares it loses the version check, and sends nothing.
+                Event::Cancelled { by } => Ok(Self::cancelled(&by)),
                 // Nothing was sent from this record; these are about what was found on the ledger, or a refusal.
                 other => self.settle(other),
             },
@@ -354,6 +366,11 @@ impl State {
     fn expired() -> Self {
         let message = "its deadline passed before it took effect".to_owned();
         Self::failed(FailureCode::Expired, message, None)
+    }
+
+    fn cancelled(by: &str) -> Self {
+        let message = format!("cancelled by {by} before it was submitted");
+        Self::failed(FailureCode::Cancelled, message, None)
     }
 
     fn rejected(cause: Cause) -> Self {

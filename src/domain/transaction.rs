@@ -10,10 +10,14 @@ use uuid::Uuid;
 use super::outcome::{LedgerTxId, ReadWriteSet};
 use super::request::{Fingerprint, Request};
 use super::state::{Event, IllegalTransition, Stage, State, Status};
+use super::tenant::{Action, Origin, TenantName};
 use super::time::Timestamp;
 
 /// How many attempts a record remembers; older ones are dropped, the counters keep counting.
 pub const MAX_HISTORY: usize = 32;
+
+/// How many actions of people a record remembers.
+const MAX_ACTIONS: usize = 16;
 
 /// UUIDv7: unique, and ordered by the moment of acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -161,10 +165,16 @@ pub struct Transaction {
     pub id: TransactionId,
     /// 1 when accepted, one more with every change: what compare-and-swap compares.
     pub version: u64,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "TenantName::is_default")]
+    pub tenant: TenantName,
     /// What was asked for.
     pub request: Arc<Request>,
     /// The caller's idempotency key, with the digest of the request it came with.
     pub idempotency: Option<(String, Fingerprint)>,
+    /// Who brought it.
+    #[serde(default, skip_serializing_if = "Origin::is_unknown")]
+    pub origin: Origin,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it last changed; once it is settled, when that was.
@@ -187,27 +197,45 @@ pub struct Transaction {
     pub rewound: bool,
     /// The last [`MAX_HISTORY`] attempts, oldest first.
     pub history: Vec<Attempt>,
+    /// What people did to it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<Action>,
 }
 
 impl Transaction {
-    /// A newly accepted transaction, due at once.
+    /// A newly accepted transaction of nobody in particular, due at once or as the request says.
     pub fn accept(request: Request, idempotency_key: Option<String>, now: Timestamp) -> Self {
         let idempotency = idempotency_key.map(|key| (key, request.fingerprint()));
+        let due_at = request.not_before.map_or(now, |moment| moment.max(now));
         Self {
             id: TransactionId::new(),
             version: 1,
+            tenant: TenantName::default(),
             request: Arc::new(request),
             idempotency,
+            origin: Origin::default(),
             created_at: now,
             updated_at: now,
-            state: State::Pending { due_at: now },
+            state: State::Pending { due_at },
             attempts: 0,
             conflicts: 0,
             outages: 0,
             submissions_ended: 0,
             rewound: false,
             history: Vec::new(),
+            actions: Vec::new(),
         }
+    }
+
+    /// What its idempotency key is stored as, over all tenants.
+    pub fn idempotency_entry(&self) -> Option<String> {
+        self.idempotency.as_ref().map(|(key, _)| self.tenant.scoped(key))
+    }
+
+    /// The idempotency key that a retry of this transaction has, so that there is one retry of it, however often it is
+    /// asked for. No caller's key begins with a space.
+    pub fn retry_key(&self) -> String {
+        format!(" retry {}", self.id)
     }
 
     /// The submission to prepare next, or the one that is under way.
@@ -234,6 +262,19 @@ impl Transaction {
         if next.status() == Status::Done && !next.request.transient.is_empty() {
             Arc::make_mut(&mut next.request).transient.clear();
         }
+        Ok(next)
+    }
+
+    /// [`apply`](Self::apply), of what a person did.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn act(&self, event: Event, action: Action) -> Result<Self, IllegalTransition> {
+        let mut next = self.apply(event, action.at)?;
+        if next.actions.len() == MAX_ACTIONS {
+            next.actions.remove(0);
+        }
+        next.actions.push(action);
         Ok(next)
     }
 
@@ -272,6 +313,9 @@ impl Transaction {
                 return;
             }
             Event::Expired | Event::CheckClaimed { .. } => return,
+            // One that is being prepared has an attempt that comes to nothing.
+            Event::Cancelled { .. } if self.history.last().is_none_or(|a| a.ending.is_some()) => return,
+            Event::Cancelled { .. } => (AttemptOutcome::Abandoned, None, None),
             Event::LeaseLost { .. } => (AttemptOutcome::Abandoned, None, None),
             Event::Unavailable { cause, .. } => {
                 self.outages += 1;
@@ -338,7 +382,12 @@ impl Transaction {
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.state
             .due()
-            .is_some_and(|due| self.attempts == 0 || due <= now)
+            .is_some_and(|due| self.is_first_try() || due <= now)
+    }
+
+    /// Whether no worker has looked at it before and it did not ask to wait.
+    pub fn is_first_try(&self) -> bool {
+        self.attempts == 0 && self.request.not_before.is_none()
     }
 
     /// The moment past which it no further try is begun.

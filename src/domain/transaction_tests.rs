@@ -18,6 +18,8 @@ fn request() -> Request {
         transient: [("price".to_owned(), "MTAw".to_owned())].into(),
         conflict_keys: Vec::new(),
         expires_in_seconds: Some(2),
+        not_before: None,
+        callback_url: None,
         metadata: Default::default(),
     }
 }

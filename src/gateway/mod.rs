@@ -4,6 +4,9 @@
 //! or refuse it. A crash before the commit leaves nothing, a crash after it leaves a transaction that the
 //! worker brings to its end; the caller who got no answer repeats with the same idempotency key (I5).
 
+mod batch;
+mod caller;
+mod operations;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -14,15 +17,19 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 pub use crate::ledger::{Query, QueryError};
+pub use batch::Item;
+pub use caller::{Caller, Scope, Scopes};
+pub use operations::{ActionRefusal, Verdict};
 pub use validate::FieldError;
 
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
-use crate::domain::{Cause, LedgerName, Request, Transaction, TransactionId};
+use crate::domain::{Cause, LedgerName, Request, TenantName, Transaction, TransactionId};
 use crate::failpoint;
 use crate::notify::StatusHub;
 pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
+use crate::store::documents::DocumentStore;
 use crate::store::{Backlog, Filter, Inserted, Page, StoreError, TransactionStore};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Lane;
@@ -44,6 +51,9 @@ pub enum Refusal {
         /// When half a per cent of it should be worked off.
         retry_after: Duration,
     },
+    /// It is good, but another item of its batch is not, and the batch is all or nothing.
+    #[error("another item of the batch is not acceptable")]
+    Withheld,
     /// The store could not take it. It may be stored all the same.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +79,18 @@ pub struct Accepted {
     pub repeated: bool,
 }
 
+/// The answer to a repeat of an accepted request.
+fn repeat_of(existing: Transaction, asked: &Transaction) -> Result<Accepted, Refusal> {
+    let print = |tx: &Transaction| tx.idempotency.as_ref().map(|(_, print)| *print);
+    if print(&existing) != print(asked) {
+        return Err(Refusal::KeyReused(existing.id));
+    }
+    Ok(Accepted {
+        transaction: existing,
+        repeated: true,
+    })
+}
+
 /// One ledger's lane as operators see it.
 #[derive(Debug, Clone)]
 pub struct LaneStatus {
@@ -92,6 +114,8 @@ pub struct LaneStatus {
 pub struct Parts {
     /// The truth.
     pub store: Arc<dyn TransactionStore>,
+    /// What stands beside the records.
+    pub documents: Arc<dyn DocumentStore>,
     /// What carries accepted ids to the workers; nothing here waits for it.
     pub queue: Arc<dyn WorkQueue>,
     /// Who waits for what.
@@ -117,60 +141,98 @@ impl Gateway {
         Self(parts)
     }
 
-    /// Checks a request and stores it. When this answers `Ok`, it is durable (I1).
+    /// Checks a request and stores it. When this answers `Ok`, it is durable (I1). `trace` is the `traceparent` that it
+    /// came with.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn accept(&self, request: Request, key: Option<String>) -> Result<Accepted, Refusal> {
-        let parts = &self.0;
-        let lane = validate::validate(&request, key.as_deref(), &parts.lanes).map_err(Refusal::Invalid)?;
-        if parts.backpressure.mode == BackpressureMode::Drop
-            && self.pending() >= parts.backpressure.max_pending.get()
-            && !self.is_repeat(key.as_deref()).await?
-        {
-            let max_pending = parts.backpressure.max_pending.get();
-            let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
-            let retry_after = Duration::from_secs_f64(seconds);
-            return Err(Refusal::BacklogFull {
-                max_pending,
-                retry_after,
-            });
+    pub async fn accept(
+        &self,
+        caller: &Caller,
+        request: Request,
+        key: Option<String>,
+        trace: Option<String>,
+    ) -> Result<Accepted, Refusal> {
+        let (mut transaction, lane) = self.check_item(&caller.own_tenant(), Item { request, key })?;
+        transaction.origin = caller.origin(trace);
+        self.admit(transaction, &lane).await
+    }
+
+    /// Stores a record that is good, if there is room for it.
+    async fn admit(&self, transaction: Transaction, lane: &Lane) -> Result<Accepted, Refusal> {
+        let tenant = &transaction.tenant;
+        if self.room(tenant) == Some(0) && !self.is_repeat(&transaction).await? {
+            return Err(self.full(tenant, lane));
         }
-        let transaction = Transaction::accept(request, key, parts.clock.now());
         failpoint::reached("accept-before-store");
-        match parts.store.insert(&transaction).await? {
+        let inserted = self.0.store.insert(&transaction).await?;
+        self.answer(transaction, inserted)
+    }
+
+    /// The record that a request would become, if all about it is good, and its lane.
+    fn check_item(&self, tenant: &TenantName, item: Item) -> Result<(Transaction, Arc<Lane>), Refusal> {
+        let Item { request, key } = item;
+        let now = self.0.clock.now();
+        let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes);
+        let lane = checked.map_err(Refusal::Invalid)?;
+        let mut transaction = Transaction::accept(request, key, now);
+        transaction.tenant = tenant.clone();
+        Ok((transaction, lane.clone()))
+    }
+
+    /// What the store made of a record, for whoever brought it.
+    fn answer(&self, transaction: Transaction, inserted: Inserted) -> Result<Accepted, Refusal> {
+        let metrics = self
+            .0
+            .lanes
+            .get(&transaction.request.ledger)
+            .map(|lane| lane.metrics());
+        match inserted {
             Inserted::Created => {
-                lane.metrics().accepted.increment(1);
+                metrics.inspect(|metrics| metrics.accepted.increment(1));
                 Ok(Accepted {
                     transaction,
                     repeated: false,
                 })
             }
             Inserted::Existing(existing) => {
-                let same = |tx: &Transaction| tx.idempotency.as_ref().map(|(_, print)| *print);
-                if same(&existing) != same(&transaction) {
-                    return Err(Refusal::KeyReused(existing.id));
-                }
-                lane.metrics().repeated.increment(1);
-                Ok(Accepted {
-                    transaction: *existing,
-                    repeated: true,
-                })
+                let accepted = repeat_of(*existing, &transaction)?;
+                metrics.inspect(|metrics| metrics.repeated.increment(1));
+                Ok(accepted)
             }
+            Inserted::Withheld => Err(Refusal::Withheld),
+        }
+    }
+
+    /// How many more may be accepted for a tenant; `None` if there is no limit.
+    fn room(&self, _tenant: &TenantName) -> Option<u64> {
+        let backpressure = &self.0.backpressure;
+        let limited = backpressure.mode == BackpressureMode::Drop;
+        limited.then(|| backpressure.max_pending.get().saturating_sub(self.pending()))
+    }
+
+    /// The refusal of what there is no room for.
+    fn full(&self, _tenant: &TenantName, lane: &Lane) -> Refusal {
+        let max_pending = self.0.backpressure.max_pending.get();
+        let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
+        Refusal::BacklogFull {
+            max_pending,
+            retry_after: Duration::from_secs_f64(seconds),
         }
     }
 
     /// What [`accept`](Self::accept) would store.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn check(&self, request: Request, key: Option<String>) -> Result<Transaction, Refusal> {
-        validate::validate(&request, key.as_deref(), &self.0.lanes).map_err(Refusal::Invalid)?;
-        Ok(Transaction::accept(request, key, self.0.clock.now()))
+        let item = Item { request, key };
+        self.check_item(&TenantName::default(), item)
+            .map(|(transaction, _)| transaction)
     }
 
     /// A repeat adds nothing to the backlog, so a full one does not refuse it.
-    async fn is_repeat(&self, key: Option<&str>) -> Result<bool, StoreError> {
-        match key {
-            Some(key) => Ok(self.0.store.find_by_idempotency_key(key).await?.is_some()),
+    async fn is_repeat(&self, transaction: &Transaction) -> Result<bool, StoreError> {
+        match transaction.idempotency_entry() {
+            Some(key) => Ok(self.0.store.find_by_idempotency_key(&key).await?.is_some()),
             None => Ok(false),
         }
     }
@@ -185,12 +247,22 @@ impl Gateway {
         &self.0.backpressure
     }
 
-    /// The record with this id.
+    /// The record with this id, if the caller may see it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
-        self.0.store.get(id).await
+    pub async fn get(&self, caller: &Caller, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
+        let found = self.0.store.get(id).await?;
+        Ok(found.filter(|tx| caller.sees(tx)))
+    }
+
+    /// The record that came with this idempotency key, if the caller may see it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn find(&self, caller: &Caller, key: &str) -> Result<Option<Transaction>, StoreError> {
+        let key = caller.own_tenant().scoped(key);
+        self.0.store.find_by_idempotency_key(&key).await
     }
 
     /// The record with this id once it is settled, or as it stands after `at_most`.
@@ -199,6 +271,7 @@ impl Gateway {
     /// [`StoreError`].
     pub async fn wait(
         &self,
+        caller: &Caller,
         id: TransactionId,
         at_most: Duration,
     ) -> Result<Option<Transaction>, StoreError> {
@@ -206,28 +279,32 @@ impl Gateway {
         let over = tokio::time::Instant::now() + at_most;
         loop {
             let settled = waiter.settled();
-            match self.get(id).await? {
+            match self.get(caller, id).await? {
                 Some(tx) if !tx.is_settled() && !at_most.is_zero() && !self.0.hub.is_released() => {}
                 now => return Ok(now),
             }
             // Whoever is told looks; it may be a false alarm.
             if tokio::time::timeout_at(over, settled).await.is_err() {
-                return self.get(id).await;
+                return self.get(caller, id).await;
             }
         }
     }
 
-    /// A page of records, newest first.
+    /// A page of those records that the caller may see, newest first.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn list(
         &self,
-        filter: &Filter,
+        caller: &Caller,
+        mut filter: Filter,
         cursor: Option<TransactionId>,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        self.0.store.list(filter, cursor, limit).await
+        if let Some(tenant) = &caller.tenant {
+            filter.tenant = Some(tenant.clone());
+        }
+        self.0.store.list(&filter, cursor, limit).await
     }
 
     /// Asks a ledger, at once and without a record.

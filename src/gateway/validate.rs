@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::domain::{Argument, LedgerName, Request};
+use crate::domain::{Argument, LedgerName, Request, Timestamp};
 use crate::ledger::Query;
 use crate::worker::Lane;
 
@@ -71,8 +72,9 @@ pub(super) fn validate_query(query: &Query) -> Result<(), Vec<FieldError>> {
 pub(super) fn validate<'a>(
     request: &Request,
     key: Option<&str>,
+    now: Timestamp,
     lanes: &'a BTreeMap<LedgerName, Arc<Lane>>,
-) -> Result<&'a Lane, Vec<FieldError>> {
+) -> Result<&'a Arc<Lane>, Vec<FieldError>> {
     let mut faults = Faults(Vec::new());
     faults.check_call(&request.contract, &request.function, &request.args);
     faults.require(request.transient.len() <= MAX_TRANSIENT, "/transient", || {
@@ -108,6 +110,18 @@ pub(super) fn validate<'a>(
         "/expires_in_seconds",
         || format!("must be 1 to {MAX_EXPIRY_SECONDS} (366 days); leave it out for no deadline"),
     );
+    // The earliest it could settle: past its deadline it would never be submitted.
+    let in_time = match (request.not_before, request.expires_in_seconds) {
+        (Some(not_before), Some(seconds)) => not_before.since(now) < Duration::from_secs(seconds.into()),
+        _ => true,
+    };
+    faults.require(in_time, "/not_before", || {
+        "is not before its deadline (expires_in_seconds), so it could never be submitted".to_owned()
+    });
+    let soon = |moment: Timestamp| moment.since(now) <= Duration::from_secs(MAX_EXPIRY_SECONDS.into());
+    faults.require(request.not_before.is_none_or(soon), "/not_before", || {
+        "may be 366 days from now at most".to_owned()
+    });
     faults.require(request.metadata.len() <= MAX_LABELS, "/metadata", || {
         format!(
             "has {} labels; at most {MAX_LABELS} are allowed",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use super::error::{ApiError, Code};
-use crate::domain::{Argument, LedgerName, Request};
+use crate::domain::{Argument, LedgerName, Request, Timestamp};
 use crate::gateway::{FieldError, Gateway, Query};
 
 /// How large a body may be, and how long it may take.
@@ -37,8 +37,12 @@ pub(crate) struct SubmitBody {
     #[serde(default)]
     conflict_keys: Vec<String>,
     expires_in_seconds: Option<u32>,
+    #[serde(default, deserialize_with = "moment")]
+    not_before: Option<Timestamp>,
     #[serde(default, deserialize_with = "unique_names")]
     metadata: BTreeMap<String, String>,
+    /// Only in a batch, where one header cannot serve all.
+    idempotency_key: Option<String>,
 }
 
 /// A query as a client sends it.
@@ -121,7 +125,21 @@ fn unique_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
     deserializer.deserialize_map(Names)
 }
 
+/// Reads an RFC 3339 moment.
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let wrong = || D::Error::custom("must be a moment such as 2026-01-31T12:00:00Z");
+    Timestamp::parse_rfc3339(&text).map(Some).ok_or_else(wrong)
+}
+
 impl SubmitBody {
+    /// The idempotency key of an item of a batch.
+    pub(crate) fn take_key(&mut self) -> Option<String> {
+        self.idempotency_key.take()
+    }
+
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
         let (ledger, contract, function) = call(gateway, self.ledger, self.contract, self.function)?;
         let Some(ledger) = LedgerName::new(&ledger) else {
@@ -138,6 +156,8 @@ impl SubmitBody {
             transient: self.transient,
             conflict_keys: self.conflict_keys,
             expires_in_seconds: self.expires_in_seconds,
+            not_before: self.not_before,
+            callback_url: None,
             metadata: self.metadata,
         })
     }
@@ -159,22 +179,18 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let declared = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = declared.map(|text| {
-        text.split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    });
-    essence.is_some_and(|essence| {
+    media_type(headers).is_some_and(|essence| {
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
     })
 }
 
-async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
+/// What the body is declared as, parameters aside, in lower case.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let declared = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(declared.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+pub(super) async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
             Code::BodyTooLarge,
@@ -206,7 +222,7 @@ async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, ApiError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::new(Code::MalformedJson, "the body is empty"));
     }

@@ -1,12 +1,13 @@
 //! Records as clients see them. Borrowed from the record and written once.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    Argument, Attempt, AttemptOutcome, ReadWriteSet, State, Timestamp, Transaction, TransactionId,
+    Action, Argument, Attempt, AttemptOutcome, ReadWriteSet, State, Timestamp, Transaction, TransactionId,
 };
 use crate::gateway::LaneStatus;
 
@@ -47,6 +48,44 @@ pub(crate) struct TransactionView<'a> {
     ledger_code: Option<&'a str>,
     result: Option<&'a RawValue>,
     metadata: &'a BTreeMap<String, String>,
+    tenant: &'a str,
+    #[serde(serialize_with = "rfc3339_or_null")]
+    not_before: Option<Timestamp>,
+    callback_url: Option<&'a str>,
+    retry_of: Option<TransactionId>,
+    /// Told where one record is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retried_by: Option<TransactionId>,
+    submitted_by: SubmitterView<'a>,
+    actions: Vec<ActionView<'a>>,
+}
+
+/// Who brought a transaction.
+#[derive(Serialize)]
+struct SubmitterView<'a> {
+    by: Option<&'a str>,
+    from: Option<IpAddr>,
+}
+
+/// What a person did to a transaction.
+#[derive(Serialize)]
+struct ActionView<'a> {
+    action: &'a str,
+    by: &'a str,
+    #[serde(serialize_with = "rfc3339")]
+    at: Timestamp,
+    note: Option<&'a str>,
+}
+
+impl<'a> From<&'a Action> for ActionView<'a> {
+    fn from(action: &'a Action) -> Self {
+        Self {
+            action: &action.action,
+            by: &action.by,
+            at: action.at,
+            note: action.note.as_deref(),
+        }
+    }
 }
 
 /// Why a transaction failed, or why a parked one waits.
@@ -100,6 +139,16 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
             ledger_code: receipt.and_then(|receipt| receipt.code.as_deref()),
             result: receipt.and_then(|receipt| receipt.result.as_deref()),
             metadata: &request.metadata,
+            tenant: tx.tenant.as_str(),
+            not_before: request.not_before,
+            callback_url: request.callback_url.as_deref(),
+            retry_of: tx.origin.retry_of,
+            retried_by: None,
+            submitted_by: SubmitterView {
+                by: tx.origin.by.as_deref(),
+                from: tx.origin.from,
+            },
+            actions: tx.actions.iter().map(ActionView::from).collect(),
         }
     }
 }

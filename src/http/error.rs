@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::gateway::{FieldError, QueryError, QueryRefusal, Refusal};
+use crate::domain::TransactionId;
+use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -48,11 +49,15 @@ pub enum Code {
     NoLedger,
     /// A defect of the gateway.
     Internal,
+    /// The credentials lack a scope.
+    Forbidden,
+    /// The transaction is not in a state in which this can be done.
+    NotNow,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -70,6 +75,8 @@ impl Code {
         Self::LedgerUnavailable,
         Self::NoLedger,
         Self::Internal,
+        Self::Forbidden,
+        Self::NotNow,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -105,6 +112,12 @@ impl Code {
             Self::LedgerUnavailable => ("SG-0015", S::SERVICE_UNAVAILABLE, "The ledger is unavailable"),
             Self::NoLedger => ("SG-0016", S::NOT_FOUND, "There is no such ledger"),
             Self::Internal => ("SG-0017", S::INTERNAL_SERVER_ERROR, "A defect of the gateway"),
+            Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The scope is missing"),
+            Self::NotNow => (
+                "SG-0023",
+                S::CONFLICT,
+                "The transaction's state does not allow it",
+            ),
         }
     }
 }
@@ -209,7 +222,22 @@ impl From<Refusal> for ApiError {
                 format!("{max_pending} transactions wait, which is all that the operator allows (backpressure.max_pending); nothing was stored, repeat the request later"),
             )
             .later(retry_after),
+            Refusal::Withheld => Self::new(
+                Code::InvalidFields,
+                "is good, but another item of this batch is not, and nothing is stored unless all are (atomic=true)",
+            ),
             Refusal::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<(TransactionId, ActionRefusal)> for ApiError {
+    fn from((id, refusal): (TransactionId, ActionRefusal)) -> Self {
+        match refusal {
+            ActionRefusal::Missing => super::transactions::missing(id),
+            ActionRefusal::NotNow(why) => Self::new(Code::NotNow, why),
+            ActionRefusal::Refused(refusal) => refusal.into(),
+            ActionRefusal::Store(error) => error.into(),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Fuzzed {
             Ok(wait) => assert!(wait <= self.0.longest_wait),
             Err(error) => refused(error).await,
         }
-        match params::listing(pairs) {
+        match params::listing(pairs, &crate::gateway::Caller::anonymous()) {
             Ok(listing) => {
                 assert!((1..=500).contains(&listing.limit));
                 let again = listing.cursor.map(params::write_cursor);

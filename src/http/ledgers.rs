@@ -7,19 +7,23 @@ use axum::response::Response;
 
 use super::Api;
 use super::body::{QueryBody, read_json};
+use super::caller::Who;
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
 use super::params::Name;
 use super::transactions::json;
+use crate::gateway::Scope;
 
 /// `GET /v1/ledgers`.
-pub(crate) async fn list(State(api): State<Api>) -> Response {
+pub(crate) async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let items = api.gateway.lanes().into_iter().map(LaneView::from).collect();
-    json(StatusCode::OK, &LanesView { items })
+    Ok(json(StatusCode::OK, &LanesView { items }))
 }
 
 /// `GET /v1/ledgers/{name}`.
-pub(crate) async fn get(State(api): State<Api>, Name(name): Name) -> Result<Response, ApiError> {
+pub(crate) async fn get(State(api): State<Api>, who: Who, Name(name): Name) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let lane = api.gateway.lane(&name);
     let lane = lane.ok_or_else(|| ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(&name).detail))?;
     Ok(json(StatusCode::OK, &LaneView::from(lane)))
@@ -28,9 +32,11 @@ pub(crate) async fn get(State(api): State<Api>, Name(name): Name) -> Result<Resp
 /// `POST /v1/query`: straight to the ledger, nothing is stored.
 pub(crate) async fn query(
     State(api): State<Api>,
+    who: Who,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    who.with(&[Scope::Read])?;
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
     let (ledger, query) = body.into_query(&api.gateway)?;
     let result = api.gateway.query(&ledger, &query).await?;

@@ -4,6 +4,7 @@
 //! all the same, and a repeat with the same idempotency key finds it.
 
 mod body;
+mod caller;
 mod dto;
 mod error;
 #[cfg(any(test, fuzzing))]

@@ -10,7 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::{ApiError, Code};
-use crate::domain::{LedgerName, Stage, Status, Timestamp, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, TransactionId};
+use crate::gateway::Caller;
 use crate::store::Filter;
 
 const DEFAULT_LIMIT: usize = 50;
@@ -144,14 +145,16 @@ fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
 /// What a listing asks for.
 pub(crate) struct Listing {
     pub(crate) filter: Filter,
+    /// Only the record that came with this idempotency key.
+    pub(crate) key: Option<String>,
     pub(crate) cursor: Option<TransactionId>,
     pub(crate) limit: usize,
 }
 
 /// The parameters of a listing.
-pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError> {
+pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<Listing, ApiError> {
     let mut filter = Filter::default();
-    let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    let (mut key, mut cursor, mut limit) = (None, None, DEFAULT_LIMIT);
     each_once(&pairs)?;
     for (name, value) in pairs {
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
@@ -170,6 +173,17 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
                 let ledger = LedgerName::new(&value);
                 filter.ledger = Some(ledger.ok_or_else(|| wrong("is not the name of a ledger"))?);
             }
+            "tenant" => {
+                let tenant = TenantName::new(&value).ok_or_else(|| wrong("is not the name of a tenant"))?;
+                if caller.tenant.as_ref().is_some_and(|own| *own != tenant) {
+                    return Err(wrong(
+                        "is not the tenant that these credentials belong to; leave it out",
+                    ));
+                }
+                filter.tenant = Some(tenant);
+            }
+            "tx_id" => filter.tx_id = Some(value),
+            "idempotency_key" => key = Some(value),
             "contract" => filter.contract = Some(value),
             "function" => filter.function = Some(value),
             "created_from" => filter.created_from = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
@@ -190,7 +204,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
                 }
                 None => {
                     return Err(wrong(
-                        "is not known; there are status, stage, ledger, contract, function, created_from, created_before, metadata.<label>, limit and cursor",
+                        "is not known; there are status, stage, ledger, contract, function, tenant, tx_id, idempotency_key, created_from, created_before, metadata.<label>, limit and cursor",
                     ));
                 }
             },
@@ -198,6 +212,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>) -> Result<Listing, ApiError>
     }
     Ok(Listing {
         filter,
+        key,
         cursor,
         limit,
     })

@@ -10,13 +10,15 @@ use serde::Serialize;
 
 use super::Api;
 use super::body::{SubmitBody, read_json};
+use super::caller::Who;
 use super::dto::{AttemptsView, PageView, TransactionView};
 use super::error::{ApiError, Code};
 use super::params::{self, Name, Pairs};
 use crate::config::BackpressureMode;
 use crate::domain::{Request, Transaction, TransactionId};
 use crate::failpoint;
-use crate::gateway::Accepted;
+use crate::gateway::{Accepted, Scope};
+use crate::store::Page;
 
 /// What a client asks for when it submits.
 pub(super) struct Submission {
@@ -31,7 +33,12 @@ impl Submission {
     pub(super) async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Self, ApiError> {
         let key = params::idempotency_key(headers)?;
         let wait = params::prefer_wait(headers, api.longest_wait)?;
-        let body: SubmitBody = read_json(headers, body, api.body_limits).await?;
+        let mut body: SubmitBody = read_json(headers, body, api.body_limits).await?;
+        if body.take_key().is_some() {
+            let detail =
+                "belongs into the header Idempotency-Key; only items of a batch have one in the body";
+            return Err(ApiError::field(Code::InvalidFields, "/idempotency_key", detail));
+        }
         let request = body.into_request(&api.gateway)?;
         Ok(Self { request, key, wait })
     }
@@ -40,41 +47,33 @@ impl Submission {
 /// `POST /v1/transactions`.
 pub(crate) async fn submit(
     State(api): State<Api>,
+    who: Who,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Submit])?;
     let Submission { request, key, wait } = Submission::read(&api, &headers, body).await?;
-    let Accepted {
-        mut transaction,
-        repeated,
-    } = api.gateway.accept(request, key).await?;
+    let mut answer = api.gateway.accept(&caller, request, key, None).await?;
     failpoint::reached("accept-before-reply");
     if let Some(wait) = wait {
         // It is stored whatever comes of the wait, so a failed read still answers what is known.
-        match api.gateway.wait(transaction.id, wait).await {
-            Ok(Some(newer)) => transaction = newer,
+        match api.gateway.wait(&caller, answer.transaction.id, wait).await {
+            Ok(Some(newer)) => answer.transaction = newer,
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "could not wait"),
         }
     }
-    let status = if transaction.is_settled() {
+    let status = if answer.transaction.is_settled() {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED
     };
-    let mut response = json(status, &TransactionView::from(&transaction));
+    let mut response = accepted(status, &answer);
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{}", transaction.id)) {
-        headers.insert(header::LOCATION, location);
-    }
-    describe(headers, &transaction);
     if wait.is_some() {
         headers.insert("preference-applied", HeaderValue::from_static("wait"));
     }
-    if repeated {
-        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
-    }
-    api.tell_producers(headers, transaction.request.ledger.as_str());
+    api.tell_producers(headers, answer.transaction.request.ledger.as_str());
     Ok(response)
 }
 
@@ -105,31 +104,64 @@ impl Api {
 /// `GET /v1/transactions/{id}`.
 pub(crate) async fn get(
     State(api): State<Api>,
+    who: Who,
     Name(id): Name,
     Pairs(pairs): Pairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Read])?;
     let wait = params::wait_only(pairs, api.longest_wait)?;
-    let tx = find(&id, |id| api.gateway.wait(id, wait)).await?;
+    let id = transaction_id(&id)?;
+    let tx = api
+        .gateway
+        .wait(&caller, id, wait)
+        .await?
+        .ok_or_else(|| missing(id))?;
     let mut response = if params::if_none_match(&headers, &etag(&tx)) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        json(StatusCode::OK, &TransactionView::from(&tx))
+        let mut view = TransactionView::from(&tx);
+        view.retried_by = api.gateway.retried_by(&tx).await?;
+        json(StatusCode::OK, &view)
     };
     describe(response.headers_mut(), &tx);
     Ok(response)
 }
 
 /// `GET /v1/transactions/{id}/attempts`.
-pub(crate) async fn attempts(State(api): State<Api>, Name(id): Name) -> Result<Response, ApiError> {
-    let tx = find(&id, |id| api.gateway.get(id)).await?;
+pub(crate) async fn attempts(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Read])?;
+    let id = transaction_id(&id)?;
+    let tx = api.gateway.get(&caller, id).await?.ok_or_else(|| missing(id))?;
     Ok(json(StatusCode::OK, &AttemptsView::from(&tx)))
 }
 
 /// `GET /v1/transactions`.
-pub(crate) async fn list(State(api): State<Api>, Pairs(pairs): Pairs) -> Result<Response, ApiError> {
-    let asked = params::listing(pairs)?;
-    let page = api.gateway.list(&asked.filter, asked.cursor, asked.limit).await?;
+pub(crate) async fn list(
+    State(api): State<Api>,
+    who: Who,
+    Pairs(pairs): Pairs,
+) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Read])?;
+    let asked = params::listing(pairs, &caller)?;
+    let page = match &asked.key {
+        // A key belongs to one record at most.
+        Some(key) => Page {
+            items: api
+                .gateway
+                .find(&caller, key)
+                .await?
+                .into_iter()
+                .filter(|tx| asked.filter.matches(tx))
+                .collect(),
+            next: None,
+        },
+        None => {
+            api.gateway
+                .list(&caller, asked.filter, asked.cursor, asked.limit)
+                .await?
+        }
+    };
     let view = PageView {
         items: page.items.iter().map(TransactionView::from).collect(),
         next_cursor: page.next.map(params::write_cursor),
@@ -137,22 +169,42 @@ pub(crate) async fn list(State(api): State<Api>, Pairs(pairs): Pairs) -> Result<
     Ok(json(StatusCode::OK, &view))
 }
 
-async fn find<F>(id: &str, read: impl FnOnce(TransactionId) -> F) -> Result<Transaction, ApiError>
-where
-    F: Future<Output = Result<Option<Transaction>, crate::store::StoreError>>,
-{
-    let id: TransactionId = id.parse().map_err(|_| {
+/// The id in an address.
+pub(super) fn transaction_id(text: &str) -> Result<TransactionId, ApiError> {
+    text.parse().map_err(|_| {
         ApiError::new(
             Code::NoTransaction,
             "the id in the address is not a UUID, so it belongs to no transaction",
         )
-    })?;
-    let missing = || ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"));
-    read(id).await?.ok_or_else(missing)
+    })
+}
+
+pub(super) fn missing(id: TransactionId) -> ApiError {
+    ApiError::new(Code::NoTransaction, format!("there is no transaction {id}"))
+}
+
+/// The answer to whoever made, or changed, a record.
+pub(super) fn accepted(
+    status: StatusCode,
+    Accepted {
+        transaction,
+        repeated,
+    }: &Accepted,
+) -> Response {
+    let mut response = json(status, &TransactionView::from(transaction));
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/transactions/{}", transaction.id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    describe(headers, transaction);
+    if *repeated {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// What the headers tell of a record: its version, and when to ask again.
-fn describe(headers: &mut HeaderMap, tx: &Transaction) {
+pub(super) fn describe(headers: &mut HeaderMap, tx: &Transaction) {
     headers.insert(header::ETAG, etag(tx));
     if !tx.is_settled() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -51,6 +51,8 @@ pub(crate) fn request(contract: &str, function: &str, args: &[&str]) -> Request 
         transient: Default::default(),
         conflict_keys: Vec::new(),
         expires_in_seconds: None,
+        not_before: None,
+        callback_url: None,
         metadata: Default::default(),
     }
 }

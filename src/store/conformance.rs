@@ -23,6 +23,8 @@ pub(crate) fn transaction(ledger: &str, key: Option<&str>) -> Transaction {
         transient: BTreeMap::new(),
         conflict_keys: Vec::new(),
         expires_in_seconds: None,
+        not_before: None,
+        callback_url: None,
         metadata: BTreeMap::from([("order".to_owned(), "4711".to_owned())]),
     };
     Transaction::accept(request, key.map(str::to_owned), now())
@@ -115,6 +117,7 @@ fn i5_concurrent_repeats_of_a_key_make_one_record() {
                 match store.insert(&tx).await.expect("inserts") {
                     Inserted::Created => (true, tx.id),
                     Inserted::Existing(existing) => (false, existing.id),
+                    Inserted::Withheld => panic!("nothing else was inserted"),
                 }
             }
         });
@@ -485,6 +488,7 @@ async fn run_model(place: &Place, actions: &[Action]) {
                         assert!(holder.is_none());
                         model.insert(tx.id, tx);
                     }
+                    Inserted::Withheld => panic!("nothing else was inserted"),
                 }
             }
             Action::Claim(index) => {

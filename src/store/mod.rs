@@ -4,6 +4,7 @@
 //! changes go through [`TransactionStore::compare_and_swap`] on the record's version (I8), so two workers
 //! that believe to own a transaction cannot both move it.
 
+pub mod documents;
 pub mod embedded;
 pub mod postgres;
 mod signals;
@@ -20,7 +21,9 @@ mod resume_tests;
 mod rewound_tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -29,7 +32,9 @@ use tokio::sync::Notify;
 
 pub(crate) use signals::DueSignals;
 
-use crate::domain::{Checkpoint, LedgerName, Stage, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{
+    Checkpoint, LedgerName, Stage, Status, TenantName, Timestamp, Transaction, TransactionId,
+};
 
 /// A read of many records ends after so many bytes of them, however many were asked for: a record may have more
 /// than a megabyte. It gives one record at least.
@@ -54,6 +59,8 @@ pub enum Inserted {
     Created,
     /// Nothing was stored: the idempotency key belongs to this record already.
     Existing(Box<Transaction>),
+    /// Nothing was stored, because of another one that was to be stored with it.
+    Withheld,
 }
 
 /// A change from one version of a record to the next.
@@ -87,7 +94,7 @@ pub struct Mark {
     pub id: TransactionId,
     /// Since when it is due.
     pub due_at: Timestamp,
-    /// Whether no worker has looked at it before.
+    /// Whether it is due whatever the clock says: no worker has looked at it before, and it did not ask to wait.
     pub first_try: bool,
 }
 
@@ -98,7 +105,7 @@ impl Mark {
         Some(Self {
             id: tx.id,
             due_at,
-            first_try: tx.attempts == 0,
+            first_try: tx.is_first_try(),
         })
     }
 }
@@ -125,9 +132,50 @@ impl Due {
     }
 }
 
+/// A place in the order of changes. Opaque to others than the store that made it; later ones compare as greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub(crate) u64, pub(crate) u64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.0, self.1)
+    }
+}
+
+/// A text that is no [`Position`].
+#[derive(Debug, Error)]
+#[error("is not the id of an event")]
+pub struct NoPosition;
+
+impl FromStr for Position {
+    type Err = NoPosition;
+
+    fn from_str(text: &str) -> Result<Self, NoPosition> {
+        let (first, second) = text.split_once('-').ok_or(NoPosition)?;
+        let number = |text| u64::from_str_radix(text, 16).map_err(|_| NoPosition);
+        Ok(Self(number(first)?, number(second)?))
+    }
+}
+
+/// What changed after some position.
+#[derive(Debug)]
+pub struct Changes {
+    /// Records as they stand, each with the place of its last change, in that order. A record that changes while this is
+    /// read may be left out: it then comes later.
+    pub items: Vec<(Position, Transaction)>,
+    /// Where to go on.
+    pub next: Position,
+    /// Whether there was more than could be read at once.
+    pub more: bool,
+}
+
 /// Which records to list. All conditions must hold.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Filter {
+    /// Only those of this tenant.
+    pub tenant: Option<TenantName>,
+    /// Only what the ledger knows by this identifier.
+    pub tx_id: Option<String>,
     /// Only this status.
     pub status: Option<Status>,
     /// Only this stage (which only pending ones have).
@@ -158,10 +206,16 @@ impl Filter {
         from..cursor.map_or(below, |cursor| cursor.min(below))
     }
 
-    /// Whether a record has all that is asked for; moments aside, which its id tells.
-    fn matches(&self, tx: &Transaction) -> bool {
+    /// Whether a record has all that is asked for.
+    pub fn matches(&self, tx: &Transaction) -> bool {
         let request = &tx.request;
-        self.status.is_none_or(|status| tx.status() == status)
+        self.ids(None).contains(&tx.id)
+            && self.tenant.as_ref().is_none_or(|tenant| tx.tenant == *tenant)
+            && self
+                .tx_id
+                .as_ref()
+                .is_none_or(|wanted| tx.ledger_tx_id().is_some_and(|id| id.0 == *wanted))
+            && self.status.is_none_or(|status| tx.status() == status)
             && self.stage.is_none_or(|stage| tx.stage() == Some(stage))
             && self
                 .ledger
@@ -207,6 +261,17 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError>;
 
+    /// Stores many new records in one durable commit, and answers for each in order. With `all_or_none` nothing is
+    /// stored if one of them exists; those that were not stored for that reason are told as [`Inserted::Withheld`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn insert_many(
+        &self,
+        transactions: &[Transaction],
+        all_or_none: bool,
+    ) -> Result<Vec<Inserted>, StoreError>;
+
     /// The record with this id.
     ///
     /// # Errors
@@ -222,7 +287,7 @@ pub trait TransactionStore: Send + Sync + 'static {
         records
     }
 
-    /// The record that this idempotency key belongs to.
+    /// The record that this idempotency key belongs to, as [`TenantName::scoped`] writes it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -325,9 +390,35 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError`].
     async fn advance_checkpoint(&self, ledger: &LedgerName, to: Checkpoint) -> Result<(), StoreError>;
 
+    /// What changed after `after`, up to about `limit` records, and no more than [some megabytes](Page::next) of them;
+    /// `None` if that position is not known, or no longer. Changes become visible here in the order of their positions,
+    /// by whatever process they were made, and no sooner than they are durable.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn changes(&self, after: Position, limit: usize) -> Result<Option<Changes>, StoreError>;
+
+    /// The position after all changes that are visible.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn last_change(&self) -> Result<Position, StoreError>;
+
+    /// Notifies all who wait whenever this process changed a record.
+    fn changed(&self) -> Arc<Notify>;
+
+    /// Forgets up to `limit` changes that were made before `before`; the records stay. Answers how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn forget_changes(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
     /// How many transactions are not settled. Exact for what this process changed; a store that processes
     /// share may be seconds behind the others.
     fn backlog(&self) -> Backlog;
+
+    /// How many transactions of a tenant are not settled; as exact as [`backlog`](Self::backlog).
+    fn pending_of(&self, tenant: &TenantName) -> u64;
 
     /// Writes something and waits until it is durable: whether an accept would work now.
     ///

@@ -72,6 +72,8 @@ impl Network {
             transient: Default::default(),
             conflict_keys: Vec::new(),
             expires_in_seconds: None,
+            not_before: None,
+            callback_url: None,
             metadata: Default::default(),
         };
         let submission = SubmissionId {

@@ -95,6 +95,8 @@ async fn accept(store: &Store, number: usize) -> Vec<TransactionId> {
             transient: BTreeMap::new(),
             conflict_keys: Vec::new(),
             expires_in_seconds: None,
+            not_before: None,
+            callback_url: None,
             metadata: BTreeMap::new(),
         };
         let tx = Transaction::accept(request, None, SystemClock.now());

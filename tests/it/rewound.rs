@@ -13,6 +13,7 @@ use sluicegate::config::StoreSettings;
 use sluicegate::domain::{
     AttemptOutcome, FailureCode, LedgerName, Request, State, SubmissionId, Transaction, TransactionId,
 };
+use sluicegate::gateway::Caller;
 use sluicegate::kv::EngineKind;
 use sluicegate::ledger::LedgerBackend;
 use sluicegate::store::embedded::{self, BackupSource, DataFolder, Identities};
@@ -119,9 +120,15 @@ async fn accept_for_a_second(lab: &Lab) -> TransactionId {
         transient: BTreeMap::new(),
         conflict_keys: Vec::new(),
         expires_in_seconds: Some(1),
+        not_before: None,
+        callback_url: None,
         metadata: BTreeMap::new(),
     };
-    let accepted = lab.gateway.accept(request, None).await.expect("accepts");
+    let accepted = lab
+        .gateway
+        .accept(&Caller::anonymous(), request, None, None)
+        .await
+        .expect("accepts");
     accepted.transaction.id
 }
 
@@ -217,7 +224,12 @@ async fn i2_silence_does_not_fail_what_took_effect() {
         (ledger.lookups.load(Ordering::SeqCst) > 3).then_some(())
     })
     .await;
-    let tx = lab.gateway.get(id).await.expect("reads").expect("is there");
+    let tx = lab
+        .gateway
+        .get(&Caller::anonymous(), id)
+        .await
+        .expect("reads")
+        .expect("is there");
     assert!(!tx.is_settled(), "{:?}", tx.state);
     ledger.silent.store(false, Ordering::SeqCst);
     let tx = lab.settled(id).await;

@@ -12,7 +12,7 @@ use sluicegate::config::{Settings, StoreSettings};
 use sluicegate::domain::{
     AttemptOutcome, FailureCode, LedgerName, Request, State, Transaction, TransactionId,
 };
-use sluicegate::gateway::Gateway;
+use sluicegate::gateway::{Caller, Gateway};
 use sluicegate::kv::{self, Batch, EngineKind};
 use sluicegate::ledger::LedgerBackend;
 use tokio_util::sync::CancellationToken;
@@ -92,10 +92,12 @@ impl Lab {
             transient: BTreeMap::new(),
             conflict_keys: Vec::new(),
             expires_in_seconds: None,
+            not_before: None,
+            callback_url: None,
             metadata: BTreeMap::new(),
         };
         self.gateway
-            .accept(request, None)
+            .accept(&Caller::anonymous(), request, None, None)
             .await
             .expect("accepts")
             .transaction
@@ -105,7 +107,7 @@ impl Lab {
     pub(crate) async fn settled(&self, id: TransactionId) -> Transaction {
         let tx = self
             .gateway
-            .wait(id, Duration::from_secs(20))
+            .wait(&Caller::anonymous(), id, Duration::from_secs(20))
             .await
             .expect("reads")
             .expect("is there");
@@ -117,7 +119,12 @@ impl Lab {
     pub(crate) async fn parked(&self, id: TransactionId, clock: &ManualClock) -> Transaction {
         let patience = Instant::now() + Duration::from_secs(20);
         loop {
-            let tx = self.gateway.get(id).await.expect("reads").expect("is there");
+            let tx = self
+                .gateway
+                .get(&Caller::anonymous(), id)
+                .await
+                .expect("reads")
+                .expect("is there");
             if matches!(tx.state, State::Parked { .. }) {
                 return tx;
             }

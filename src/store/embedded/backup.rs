@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Numbers are little-endian. Of the store it holds what nothing else follows from: checkpoints, records, what a repair
-//! set aside, and idempotency entries, in this order.
+//! set aside, idempotency entries and documents, in this order.
 //!
 //! Invariants: what was acknowledged before the backup began is in it. Each record stands in it as it stood at one
 //! moment of the copying, and a checkpoint as it stood before all of them, so no outcome before it is missing in a
@@ -44,7 +44,7 @@ const LONGEST_TEXT: u32 = 1 << 20;
 const PIECE: usize = 1 << 20;
 
 /// What is copied; checkpoints first.
-const KINDS: [&[u8]; 4] = [b"k", b"r", b"q", b"i"];
+const KINDS: [&[u8]; 5] = [b"k", b"r", b"q", b"i", b"x"];
 
 /// What stands before the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

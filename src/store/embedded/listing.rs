@@ -1,6 +1,6 @@
 //! Listing from the index, newest first, and finding what retention may remove.
 //!
-//! Every combination of ledger and status is one run of keys in order of acceptance. A listing merges the
+//! Every combination of ledger, or tenant, and status is one run of keys in order of acceptance. A listing merges the
 //! runs it needs and looks at records one by one, never at more than [`MAX_LOOKED_AT`] for one page.
 
 use std::ops::{ControlFlow, Range};
@@ -16,9 +16,9 @@ use crate::store::{Filter, MOST_BYTES, Page, StoreError};
 const MAX_LOOKED_AT: usize = 5_000;
 
 /// One run of the index, read in pieces from its newest end.
-struct Run<'a> {
-    ledger: &'a LedgerName,
-    status: Status,
+struct Run {
+    /// What its keys begin with; an id follows.
+    prefix: Vec<u8>,
     /// Ids read ahead, the next one last.
     ahead: Vec<TransactionId>,
     /// Everything at or above this was read.
@@ -26,7 +26,7 @@ struct Run<'a> {
     exhausted: bool,
 }
 
-impl Run<'_> {
+impl Run {
     fn peek(
         &mut self,
         engine: &dyn KvEngine,
@@ -34,8 +34,8 @@ impl Run<'_> {
         piece: usize,
     ) -> Result<Option<TransactionId>, StoreError> {
         if self.ahead.is_empty() && !self.exhausted {
-            let start = keys::listing(self.ledger, self.status, from);
-            let end = keys::listing(self.ledger, self.status, self.below);
+            let start = [&self.prefix, from.as_bytes().as_slice()].concat();
+            let end = [&self.prefix, self.below.as_bytes().as_slice()].concat();
             engine
                 .scan(&start..&end, Order::Descending, &mut |key, _| {
                     self.ahead.extend(keys::id(key));
@@ -72,18 +72,20 @@ pub(super) fn page(
         (None, Some(_)) => *status == Status::Pending,
         (None, None) => true,
     };
-    let mut runs = Vec::new();
-    for ledger in ledgers {
-        for status in Status::ALL.into_iter().filter(wanted) {
-            runs.push(Run {
-                ledger,
-                status,
-                ahead: Vec::new(),
-                below,
-                exhausted: below <= from,
-            });
+    let mut prefixes = Vec::new();
+    for status in Status::ALL.into_iter().filter(wanted) {
+        match filter.tenant.as_ref().filter(|tenant| !tenant.is_default()) {
+            Some(tenant) => prefixes.push(keys::tenant_prefix(tenant, status)),
+            None => prefixes.extend(ledgers.iter().map(|ledger| keys::listing_prefix(ledger, status))),
         }
     }
+    let run = |prefix| Run {
+        prefix,
+        ahead: Vec::new(),
+        below,
+        exhausted: below <= from,
+    };
+    let mut runs: Vec<_> = prefixes.into_iter().map(run).collect();
     let (mut page, mut bytes) = (Page::default(), 0);
     for _ in 0..MAX_LOOKED_AT {
         let mut newest: Option<(TransactionId, usize)> = None;
@@ -208,7 +210,10 @@ pub(super) fn load(engine: &dyn KvEngine, ids: Vec<TransactionId>) -> Result<Vec
 
 /// A record, and the length of what is stored. One that cannot be read is reported and passed over: it must not
 /// hide the others.
-fn load_one(engine: &dyn KvEngine, id: TransactionId) -> Result<Option<(Transaction, usize)>, StoreError> {
+pub(super) fn load_one(
+    engine: &dyn KvEngine,
+    id: TransactionId,
+) -> Result<Option<(Transaction, usize)>, StoreError> {
     let bytes = engine.get(&keys::record(id)).map_err(store_error)?;
     Ok(bytes.and_then(|bytes| {
         record::decode(id, &bytes)

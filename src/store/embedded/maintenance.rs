@@ -231,7 +231,7 @@ fn inspect(engine: &dyn KvEngine, mend: &mut dyn FnMut(Fix) -> Result<()>) -> Re
             .or_default() += 1;
         Ok(())
     })?;
-    for kind in [b"l", b"d", b"a", b"e", b"i"] {
+    for kind in [b"l", b"t", b"d", b"a", b"e", b"i"] {
         each(engine, kind, &mut |key, value| {
             let id = keys::id(if kind == b"i" { value } else { key });
             let bytes = id.map(|id| engine.get(&keys::record(id))).transpose()?.flatten();

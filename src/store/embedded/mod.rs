@@ -1,6 +1,7 @@
 //! The store that needs no other process: records and indexes in one embedded key-value file.
 //!
 //! - [`keys`] is the layout, [`record`] the encoding, [`writer`] the one thread that commits.
+//! - [`mod@changes`] is the log of what changed, [`mod@documents`] what is kept beside the records.
 //! - Reads go straight to the engine. A point read, and one of a few due marks, is done in place; what may
 //!   visit many entries runs on a blocking thread.
 //! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`;
@@ -11,6 +12,8 @@
 
 mod backup;
 mod carve;
+mod changes;
+mod documents;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
@@ -40,8 +43,10 @@ pub use restore::{Identities, Inventory, Progress, RestoreError, Restored, resto
 
 use self::keys::Entry;
 use self::writer::{Command, Expect, Mutation, Shared, Verdict, Writer, store_error};
-use super::{Backlog, Change, Due, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
-use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
+use super::{
+    Backlog, Change, Changes, Due, Filter, Inserted, Mark, Page, Position, StoreError, TransactionStore,
+};
+use crate::domain::{Checkpoint, LedgerName, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::kv::{self, Batch, EngineKind, KvEngine, KvError, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
@@ -50,6 +55,9 @@ pub const STORE_FORMAT: u64 = 1;
 
 /// So many marks are noted as announced in one command.
 const ANNOUNCED_AT_ONCE: usize = 512;
+
+/// So many changes are forgotten in one command.
+const FORGOTTEN_AT_ONCE: usize = 512;
 
 /// How many records there are, by ledger and status.
 pub type Counts = BTreeMap<(LedgerName, Status), u64>;
@@ -60,6 +68,8 @@ const WAITING: usize = 8_192;
 /// [`TransactionStore`] over a [`KvEngine`].
 pub struct EmbeddedStore {
     engine: Arc<dyn KvEngine>,
+    /// Names the log of changes.
+    change_log: u64,
     shared: Arc<Shared>,
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
@@ -84,6 +94,7 @@ impl EmbeddedStore {
             other => other,
         })?;
         check_format(&*engine)?;
+        let change_log = changes::log(&*engine)?;
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(engine.clone(), shared.clone(), metrics)?;
         let (commands, waiting) = mpsc::channel(WAITING);
@@ -99,6 +110,7 @@ impl EmbeddedStore {
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(Self {
             engine,
+            change_log,
             shared,
             commands: Some(commands),
             writer: Some(writer),
@@ -107,11 +119,19 @@ impl EmbeddedStore {
 
     /// Hands mutations to the writer and waits for the commit.
     async fn write(&self, mutations: Vec<Mutation>) -> Result<Vec<Verdict>, StoreError> {
+        self.command(mutations, false).await
+    }
+
+    async fn command(&self, mutations: Vec<Mutation>, all_or_none: bool) -> Result<Vec<Verdict>, StoreError> {
         let closed = || StoreError::Unavailable("the store's writer has stopped".to_owned());
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or_else(closed)?;
         commands
-            .send(Command { mutations, reply })
+            .send(Command {
+                mutations,
+                all_or_none,
+                reply,
+            })
             .await
             .map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -126,6 +146,22 @@ impl EmbeddedStore {
                 "the record {id} was set aside by a repair"
             ))),
             None => Ok(None),
+        }
+    }
+
+    /// What an insert came to.
+    fn inserted(&self, verdict: Verdict) -> Result<Inserted, StoreError> {
+        match verdict {
+            Verdict::Unreadable => Err(StoreError::Damaged(
+                "the entry of an idempotency key cannot be read".to_owned(),
+            )),
+            Verdict::Exists(id) => match self.read(id)? {
+                Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
+                // Retention removed it in the same moment; a repeat of the request will be a new one.
+                None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
+            },
+            Verdict::Withheld => Ok(Inserted::Withheld),
+            Verdict::Made | Verdict::Moved => Ok(Inserted::Created),
         }
     }
 
@@ -214,6 +250,18 @@ fn counts_of(engine: &dyn KvEngine) -> Result<Counts, KvError> {
     Ok(counts)
 }
 
+/// How many are not settled, by tenant, of those other than the default one.
+fn pending_by_tenant(engine: &dyn KvEngine) -> Result<BTreeMap<TenantName, u64>, KvError> {
+    let mut pending = BTreeMap::new();
+    engine.scan(b"t"..&after(b"t"), Order::Ascending, &mut |key, _| {
+        if let Some(tenant) = keys::pending_tenant(key) {
+            *pending.entry(tenant).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(pending)
+}
+
 /// The first key after all that start with `prefix`; keys start with an ASCII letter.
 fn after(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -229,14 +277,16 @@ fn after(prefix: &[u8]) -> Vec<u8> {
 fn insertion(tx: &Transaction) -> Result<Mutation, StoreError> {
     let mut puts = keys::index(tx);
     puts.push((keys::record(tx.id), record::encode(tx)?));
-    let idempotency = tx.idempotency.as_ref().map(|(key, _)| keys::idempotency(key));
+    let idempotency = tx.idempotency_entry().map(|key| keys::idempotency(&key));
     Ok(Mutation {
         id: tx.id,
         expect: Expect::New { idempotency },
         version: Some(tx.version),
+        changed_at: Some(tx.updated_at),
         puts,
         deletes: Vec::new(),
         counts: vec![((tx.request.ledger.clone(), tx.status()), 1)],
+        pending: pending_change(None, Some(tx)),
         wakes: Some(tx.request.ledger.clone()),
     })
 }
@@ -266,9 +316,11 @@ fn replacement(change: &Change) -> Result<Mutation, StoreError> {
         id: new.id,
         expect: Expect::Version(old.version),
         version: Some(new.version),
+        changed_at: Some(new.updated_at),
         puts,
         deletes,
         counts,
+        pending: pending_change(Some(old), Some(new)),
         wakes: new.state.due().map(|_| ledger.clone()),
     })
 }
@@ -277,13 +329,41 @@ fn replacement(change: &Change) -> Result<Mutation, StoreError> {
 fn move_mark(id: TransactionId, from: Vec<u8>, to: Entry, wakes: Option<LedgerName>) -> Mutation {
     Mutation {
         id,
-        expect: Expect::Mark(from.clone()),
-        version: None,
         puts: vec![to],
-        deletes: vec![from],
-        counts: Vec::new(),
         wakes,
+        deletes: vec![from.clone()],
+        ..beside(Expect::Mark(from))
     }
+}
+
+/// Notes a number that never goes back.
+fn note_number(key: Vec<u8>, number: u64) -> Mutation {
+    let mut note = beside(Expect::Below(key.clone(), number));
+    note.puts.push((key, number.to_be_bytes().to_vec()));
+    note
+}
+
+/// A mutation of what stands beside the records.
+fn beside(expect: Expect) -> Mutation {
+    Mutation {
+        id: TransactionId::LOWEST,
+        expect,
+        version: None,
+        changed_at: None,
+        puts: Vec::new(),
+        deletes: Vec::new(),
+        counts: Vec::new(),
+        pending: None,
+        wakes: None,
+    }
+}
+
+/// How the number of a tenant's transactions that are not settled changes.
+fn pending_change(old: Option<&Transaction>, new: Option<&Transaction>) -> Option<(TenantName, i64)> {
+    let tenant = &old.or(new)?.tenant;
+    let pending = |tx: Option<&Transaction>| i64::from(tx.is_some_and(|tx| !tx.is_settled()));
+    let change = pending(new) - pending(old);
+    (change != 0 && !tenant.is_default()).then(|| (tenant.clone(), change))
 }
 
 fn made(verdicts: &[Verdict]) -> usize {
@@ -326,12 +406,10 @@ fn removal(tx: &Transaction) -> Mutation {
     deletes.push(keys::record(tx.id));
     Mutation {
         id: tx.id,
-        expect: Expect::Version(tx.version),
-        version: None,
-        puts: Vec::new(),
         deletes,
         counts: vec![((tx.request.ledger.clone(), tx.status()), -1)],
-        wakes: None,
+        pending: pending_change(Some(tx), None),
+        ..beside(Expect::Version(tx.version))
     }
 }
 
@@ -339,16 +417,22 @@ fn removal(tx: &Transaction) -> Mutation {
 impl TransactionStore for EmbeddedStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
         match self.write(vec![insertion(tx)?]).await?.first() {
-            Some(Verdict::Unreadable) => Err(StoreError::Damaged(
-                "the entry of an idempotency key cannot be read".to_owned(),
-            )),
-            Some(Verdict::Exists(id)) => match self.read(*id)? {
-                Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
-                // Retention removed it in the same moment; a repeat of the request will be a new one.
-                None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
-            },
-            _ => Ok(Inserted::Created),
+            Some(verdict) => self.inserted(*verdict),
+            None => Ok(Inserted::Created),
         }
+    }
+
+    async fn insert_many(
+        &self,
+        transactions: &[Transaction],
+        all_or_none: bool,
+    ) -> Result<Vec<Inserted>, StoreError> {
+        let mutations = transactions.iter().map(insertion).collect::<Result<_, _>>()?;
+        let verdicts = self.command(mutations, all_or_none).await?;
+        verdicts
+            .into_iter()
+            .map(|verdict| self.inserted(verdict))
+            .collect()
     }
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
@@ -503,17 +587,49 @@ impl TransactionStore for EmbeddedStore {
     }
 
     async fn advance_checkpoint(&self, ledger: &LedgerName, to: Checkpoint) -> Result<(), StoreError> {
-        let key = keys::checkpoint(ledger);
-        let advance = Mutation {
-            id: TransactionId::from_bytes([0; 16]),
-            expect: Expect::Below(key.clone(), to.0),
-            version: None,
-            puts: vec![(key, to.0.to_be_bytes().to_vec())],
-            deletes: Vec::new(),
-            counts: Vec::new(),
-            wakes: None,
-        };
+        let advance = note_number(keys::checkpoint(ledger), to.0);
         self.write(vec![advance]).await.map(drop)
+    }
+
+    async fn changes(&self, after: Position, limit: usize) -> Result<Option<Changes>, StoreError> {
+        let (log, visible) = (self.change_log, self.shared.last_change());
+        if after.0 != log {
+            return Ok(None);
+        }
+        self.blocking(move |engine| changes::read(engine, log, after.1, visible, limit))
+            .await
+    }
+
+    async fn last_change(&self) -> Result<Position, StoreError> {
+        Ok(Position(self.change_log, self.shared.last_change()))
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        self.shared.changed.clone()
+    }
+
+    async fn forget_changes(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let old = self
+            .blocking(move |engine| changes::old(engine, before, limit))
+            .await?;
+        // In pieces, so that the accepts that share their commits do not wait long.
+        for piece in old.chunks(FORGOTTEN_AT_ONCE) {
+            let last = piece.last().copied().unwrap_or_default();
+            let mut note = note_number(keys::CHANGES_FORGOTTEN.to_vec(), last);
+            note.deletes = piece.iter().copied().map(keys::change).collect();
+            self.write(vec![note]).await?;
+        }
+        Ok(old.len())
+    }
+
+    fn pending_of(&self, tenant: &TenantName) -> u64 {
+        match tenant.is_default() {
+            true => {
+                let all: u64 = self.backlog().values().sum();
+                all.saturating_sub(self.shared.pending_of_others())
+            }
+            false => self.shared.pending_of(tenant),
+        }
     }
 
     fn backlog(&self) -> Backlog {
@@ -528,15 +644,8 @@ impl TransactionStore for EmbeddedStore {
         if self.shared.is_failing() {
             return Err(StoreError::Unavailable("the last commit failed".to_owned()));
         }
-        let probe = Mutation {
-            id: TransactionId::from_bytes([0; 16]),
-            expect: Expect::New { idempotency: None },
-            version: None,
-            puts: vec![(keys::PROBE.to_vec(), Vec::new())],
-            deletes: Vec::new(),
-            counts: Vec::new(),
-            wakes: None,
-        };
+        let mut probe = beside(Expect::New { idempotency: None });
+        probe.puts.push((keys::PROBE.to_vec(), Vec::new()));
         self.write(vec![probe]).await.map(drop)
     }
 }

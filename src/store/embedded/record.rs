@@ -1,4 +1,4 @@
-//! How a record stands on the disk: format byte, CRC-32 of the rest, version, JSON.
+//! How a record, or a document, stands on the disk: format byte, CRC-32 of the rest, version, JSON.
 //!
 //! The checksum turns a damaged value into an error instead of a wrong answer; the version stands in front
 //! so that compare-and-swap need not parse; JSON lets old records be read by newer code and by a person.
@@ -10,14 +10,28 @@ pub(super) const FORMAT: u8 = 1;
 pub(super) const HEADER: usize = 1 + 4 + 8;
 
 pub(super) fn encode(tx: &Transaction) -> Result<Vec<u8>, StoreError> {
+    let mut written = Ok(());
+    let bytes = frame(tx.version, |bytes| written = serde_json::to_writer(bytes, tx));
+    written.map_err(|error| StoreError::Damaged(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// What `write` appends, with format, checksum and version in front.
+pub(super) fn frame(version: u64, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes.reserve(1_024);
-    bytes[5..HEADER].copy_from_slice(&tx.version.to_le_bytes());
-    serde_json::to_writer(&mut bytes, tx).map_err(|error| StoreError::Damaged(error.to_string()))?;
+    bytes[5..HEADER].copy_from_slice(&version.to_le_bytes());
+    write(&mut bytes);
     let checksum = crc32fast::hash(&bytes[5..]);
     bytes[0] = FORMAT;
     bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
-    Ok(bytes)
+    bytes
+}
+
+/// Version and content of what was [framed](frame).
+pub(super) fn unframe(bytes: &[u8]) -> Result<(u64, &[u8]), StoreError> {
+    let body = verified(bytes)?;
+    Ok((version(bytes).unwrap_or_default(), &body[8..]))
 }
 
 /// The record that stands under `id`.
@@ -34,8 +48,8 @@ pub(super) fn decode(id: TransactionId, bytes: &[u8]) -> Result<Transaction, Sto
 
 /// A record of which nobody knows the id.
 pub(super) fn decode_any(bytes: &[u8]) -> Result<Transaction, StoreError> {
-    let body = verified(bytes)?;
-    serde_json::from_slice(&body[8..])
+    let (_, json) = unframe(bytes)?;
+    serde_json::from_slice(json)
         .map_err(|error| StoreError::Damaged(format!("a record is not readable: {error}")))
 }
 
@@ -47,7 +61,7 @@ pub(super) fn version(bytes: &[u8]) -> Option<u64> {
 fn verified(bytes: &[u8]) -> Result<&[u8], StoreError> {
     let damaged = |what: &str| Err(StoreError::Damaged(what.to_owned()));
     if bytes.len() < HEADER {
-        return damaged("a record is cut short");
+        return damaged("it is cut short");
     }
     if bytes[0] != FORMAT {
         return Err(StoreError::Damaged(format!(

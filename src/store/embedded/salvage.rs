@@ -12,6 +12,8 @@
 //! | pending, preparing | set aside | there may be a submission of which nothing is left |
 //! | only an index entry | set aside | the record is lost |
 //!
+//! Documents are kept as far as the engine can still read them.
+//!
 //! What is set aside is listed in a file, with its content. Reading it fails, and its idempotency key stays
 //! taken. The damaged file is kept. A crash at any moment leaves the damaged store or the new one in place.
 
@@ -25,6 +27,7 @@ use serde_json::json;
 
 use super::carve::Carved;
 use super::folder::DataFolder;
+use super::keys::Entry;
 use super::maintenance::{Finding, MaintenanceError, Report, Result};
 use super::pieces::Pieces;
 use super::{after, keys, record};
@@ -55,6 +58,9 @@ pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report>
         if !carved.holds(*id) {
             salvage.lose(*id, known.keys.get(id).map(String::as_str))?;
         }
+    }
+    for document in known.documents {
+        salvage.pieces.put(document)?;
     }
     salvage.pieces.put_counts(&salvage.report.counts)?;
     salvage.pieces.finish()?;
@@ -99,12 +105,7 @@ impl Salvage<'_> {
                     "set aside: it may have been submitted since; look on the ledger",
                 );
                 let why = "not settled in what could be read; it may have been submitted since";
-                self.write_down(
-                    tx.id,
-                    tx.idempotency.as_ref().map(|(key, _)| key.as_str()),
-                    why,
-                    Some(&tx),
-                )?;
+                self.write_down(tx.id, tx.idempotency_entry().as_deref(), why, Some(&tx))?;
                 return Ok(());
             }
         };
@@ -152,6 +153,8 @@ struct Known {
     ids: BTreeSet<TransactionId>,
     /// Idempotency keys.
     keys: BTreeMap<TransactionId, String>,
+    /// Documents that are as they were written.
+    documents: Vec<Entry>,
 }
 
 /// Lets the engine read a copy: opening a damaged file may change it.
@@ -176,7 +179,20 @@ fn read_entries(folder: &DataFolder, copy: &Path, cache_bytes: usize, most: u64)
             return known;
         }
     };
-    for kind in [b"r", b"l", b"d", b"a", b"e", b"i", b"q"] {
+    let end = after(b"x");
+    let read = engine.scan(b"x"..&end, Order::Ascending, &mut |key, value| {
+        if record::unframe(value).is_ok() {
+            known.documents.push((key.to_vec(), value.to_vec()));
+        }
+        match known.documents.len() as u64 > most {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    if let Err(error) = read {
+        tracing::warn!(%error, "some documents cannot be read: look whether keys and webhooks are missing");
+    }
+    for kind in [b"r", b"l", b"t", b"d", b"a", b"e", b"i", b"q"] {
         let (mut visited, end) = (0, after(kind));
         let read = engine.scan(kind..&end, Order::Ascending, &mut |key, value| {
             visited += 1;

@@ -7,7 +7,8 @@
 //!
 //! On a crash the commit that was under way is there as a whole or not at all; nobody was answered yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::Counts;
 use super::keys::{self, Entry};
 use super::record;
-use crate::domain::{LedgerName, Status, TransactionId};
+use crate::domain::{LedgerName, Status, TenantName, Timestamp, TransactionId};
 use crate::failpoint;
 use crate::kv::{Batch, KvEngine, KvError};
 use crate::store::{DueSignals, StoreError};
@@ -36,6 +37,12 @@ pub(super) enum Expect {
     Below(Vec<u8>, u64),
     /// This due mark stands, and nothing else in the group changes its record.
     Mark(Vec<u8>),
+    /// The document under this key has this version, or there is none. What it will have, if it is not removed.
+    Document {
+        key: Vec<u8>,
+        stored: Option<u64>,
+        next: Option<u64>,
+    },
 }
 
 /// All writes for one record, or for what stands beside the records.
@@ -44,10 +51,14 @@ pub(super) struct Mutation {
     pub(super) expect: Expect,
     /// The version it leads to; `None` removes the record, or leaves it alone if only a mark moves.
     pub(super) version: Option<u64>,
+    /// When the record changed, if it did: what the log of changes keeps.
+    pub(super) changed_at: Option<Timestamp>,
     pub(super) puts: Vec<Entry>,
     pub(super) deletes: Vec<Vec<u8>>,
     /// Which counters go up and down.
     pub(super) counts: Vec<((LedgerName, Status), i64)>,
+    /// A tenant other than the default one that has one more, or one less, that is not settled.
+    pub(super) pending: Option<(TenantName, i64)>,
     /// The ledger whose worker has something new to look at.
     pub(super) wakes: Option<LedgerName>,
 }
@@ -62,10 +73,14 @@ pub(super) enum Verdict {
     Exists(TransactionId),
     /// Whether the idempotency key is taken cannot be read.
     Unreadable,
+    /// It would be made, were it not for another one of its command.
+    Withheld,
 }
 
 pub(super) struct Command {
     pub(super) mutations: Vec<Mutation>,
+    /// Whether none is made unless all are. None of them may then depend on another one.
+    pub(super) all_or_none: bool,
     pub(super) reply: oneshot::Sender<Result<Vec<Verdict>, StoreError>>,
 }
 
@@ -73,7 +88,13 @@ pub(super) struct Command {
 #[derive(Default)]
 pub(super) struct Shared {
     counts: Mutex<Counts>,
+    /// How many are not settled, of tenants other than the default one.
+    tenants: Mutex<BTreeMap<TenantName, u64>>,
     signals: DueSignals,
+    /// Told after each commit that changed a record.
+    pub(super) changed: Arc<Notify>,
+    /// The last change that is visible.
+    last_change: AtomicU64,
     /// When the last commit of records failed, if none succeeded since.
     failed_at: Mutex<Option<Instant>>,
 }
@@ -84,6 +105,21 @@ const NOT_READY: Duration = Duration::from_secs(3);
 impl Shared {
     pub(super) fn counts(&self) -> Counts {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn pending_of(&self, tenant: &TenantName) -> u64 {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Those of all tenants but the default one.
+    pub(super) fn pending_of_others(&self) -> u64 {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.values().sum()
+    }
+
+    pub(super) fn last_change(&self) -> u64 {
+        self.last_change.load(Ordering::Acquire)
     }
 
     /// Whether a commit failed a moment ago.
@@ -118,6 +154,10 @@ struct Group {
     idempotency: HashMap<Vec<u8>, TransactionId>,
     numbers: HashMap<Vec<u8>, u64>,
     counts: HashMap<(LedgerName, Status), i64>,
+    pending: BTreeMap<TenantName, i64>,
+    documents: HashMap<Vec<u8>, Option<u64>>,
+    /// Entries of the log of changes, in order.
+    changes: Vec<Vec<u8>>,
     wakes: Vec<LedgerName>,
     mutations: usize,
     failed: Option<StoreError>,
@@ -145,7 +185,7 @@ impl Writer {
             let mut group = Group::default();
             let mut answers = Vec::new();
             let mut take = |command: Command, group: &mut Group| {
-                let verdicts = self.add(group, command.mutations);
+                let verdicts = self.add(group, command.mutations, command.all_or_none);
                 answers.push((command.reply, verdicts));
             };
             take(first, &mut group);
@@ -174,33 +214,60 @@ impl Writer {
     /// Checks and adds the mutations of one command, one after the other, so that each sees those before.
     ///
     /// A failed look-up means that the disk is failing: the whole group is given up, nothing of it is written.
-    fn add(&self, group: &mut Group, mutations: Vec<Mutation>) -> Vec<Verdict> {
-        let mut verdicts = Vec::with_capacity(mutations.len());
-        for mutation in mutations {
-            let verdict = match (self.judge(group, &mutation), &mutation.expect) {
-                // Damage at one place must not stop what is written elsewhere.
-                (Err(StoreError::Damaged(_)), Expect::New { .. }) => Ok(Verdict::Unreadable),
-                (Err(StoreError::Damaged(_)), _) => Ok(Verdict::Moved),
-                (judged, _) => judged,
-            };
-            match verdict {
-                Ok(verdict) => {
-                    if verdict == Verdict::Made {
-                        group.add(mutation);
-                    }
-                    verdicts.push(verdict);
+    fn add(&self, group: &mut Group, mutations: Vec<Mutation>, all_or_none: bool) -> Vec<Verdict> {
+        let judged: Result<Vec<_>, _> = if all_or_none {
+            let judged = mutations.iter().map(|mutation| self.judge(group, mutation));
+            let verdicts: Result<Vec<_>, _> = judged.collect();
+            verdicts.map(|mut verdicts| {
+                if verdicts.iter().all(|verdict| *verdict == Verdict::Made) {
+                    mutations.into_iter().for_each(|mutation| group.add(mutation));
+                } else {
+                    let made = verdicts.iter_mut().filter(|verdict| **verdict == Verdict::Made);
+                    made.for_each(|verdict| *verdict = Verdict::Withheld);
                 }
-                Err(error) => {
-                    group.failed = Some(error);
-                    break;
+                verdicts
+            })
+        } else {
+            let judged = mutations.into_iter().map(|mutation| {
+                let verdict = self.judge(group, &mutation)?;
+                if verdict == Verdict::Made {
+                    group.add(mutation);
                 }
-            }
-        }
-        verdicts
+                Ok(verdict)
+            });
+            judged.collect()
+        };
+        judged.unwrap_or_else(|error| {
+            group.failed = Some(error);
+            Vec::new()
+        })
     }
 
     fn judge(&self, group: &Group, mutation: &Mutation) -> Result<Verdict, StoreError> {
+        match (self.compare(group, mutation), &mutation.expect) {
+            // Damage at one place must not stop what is written elsewhere.
+            (Err(StoreError::Damaged(_)), Expect::New { .. }) => Ok(Verdict::Unreadable),
+            (Err(StoreError::Damaged(_)), _) => Ok(Verdict::Moved),
+            (judged, _) => judged,
+        }
+    }
+
+    fn compare(&self, group: &Group, mutation: &Mutation) -> Result<Verdict, StoreError> {
         match &mutation.expect {
+            Expect::Document { key, stored, .. } => {
+                let there = match group.documents.get(key) {
+                    Some(version) => *version,
+                    None => {
+                        let bytes = self.engine.get(key).map_err(store_error)?;
+                        bytes.and_then(|bytes| record::version(&bytes))
+                    }
+                };
+                Ok(if there == *stored {
+                    Verdict::Made
+                } else {
+                    Verdict::Moved
+                })
+            }
             Expect::New { idempotency: None } => Ok(Verdict::Made),
             Expect::New {
                 idempotency: Some(key),
@@ -260,6 +327,12 @@ impl Writer {
             *count = count.saturating_add_signed(change);
             batch.put(keys::count(&what.0, what.1), count.to_be_bytes().to_vec());
         }
+        let (mut last_change, changes) = (self.shared.last_change(), group.changes);
+        let changed = !changes.is_empty();
+        for entry in changes {
+            last_change += 1;
+            batch.put(keys::change(last_change), entry);
+        }
         failpoint::reached("store-before-commit");
         let committed = self
             .metrics
@@ -269,14 +342,30 @@ impl Writer {
         failpoint::reached("store-after-commit");
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
         self.counts = Some(counts);
+        if !group.pending.is_empty() {
+            let mut tenants = self.shared.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            for (tenant, change) in group.pending {
+                let pending = tenants.entry(tenant).or_default();
+                *pending = pending.saturating_add_signed(change);
+            }
+        }
         for ledger in group.wakes {
             self.shared.signal(&ledger).notify_one();
+        }
+        if changed {
+            self.shared.last_change.store(last_change, Ordering::Release);
+            self.shared.changed.notify_waiters();
         }
         Ok(())
     }
 
+    /// Reads what is kept in memory off the disk.
     fn load_counts(&mut self) -> Result<(), StoreError> {
         let counts = super::counts_of(&*self.engine).map_err(store_error)?;
+        let tenants = super::pending_by_tenant(&*self.engine).map_err(store_error)?;
+        *self.shared.tenants.lock().unwrap_or_else(PoisonError::into_inner) = tenants;
+        let last_change = super::changes::last(&*self.engine)?;
+        self.shared.last_change.store(last_change, Ordering::Release);
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts.clone();
         self.counts = Some(counts);
         Ok(())
@@ -302,6 +391,15 @@ impl Group {
             Expect::Version(_) => {
                 self.versions.insert(mutation.id, mutation.version);
             }
+            Expect::Document { key, next, .. } => {
+                self.documents.insert(key, next);
+            }
+        }
+        if let (Some(version), Some(at)) = (mutation.version, mutation.changed_at) {
+            self.changes.push(keys::change_entry(mutation.id, version, at));
+        }
+        if let Some((tenant, change)) = mutation.pending {
+            *self.pending.entry(tenant).or_default() += change;
         }
         for key in mutation.deletes {
             self.batch.delete(key);
@@ -372,7 +470,11 @@ mod tests {
                 let tx = transaction("main", Some(key));
                 let (reply, answer) = oneshot::channel();
                 let mutations = vec![super::super::insertion(&tx).expect("encodes")];
-                let sent = commands.try_send(Command { mutations, reply });
+                let sent = commands.try_send(Command {
+                    mutations,
+                    all_or_none: false,
+                    reply,
+                });
                 sent.expect("has room");
                 (tx.id, answer)
             })

@@ -4,7 +4,7 @@
 
 use super::failure::Failure;
 use super::row::{self, Columns};
-use crate::domain::{Transaction, TransactionId};
+use crate::domain::{TenantName, Transaction, TransactionId};
 
 /// The texts `request` and `progress` of a row, with a zero byte between them.
 pub(crate) fn texts(data: &[u8]) -> Option<Transaction> {
@@ -12,6 +12,7 @@ pub(crate) fn texts(data: &[u8]) -> Option<Transaction> {
     let columns = Columns {
         id: row::uuid(TransactionId::HIGHEST),
         version: Some(1),
+        tenant: "default",
         key: None,
         digest: None,
         request,
@@ -30,7 +31,8 @@ pub(crate) fn comes_back(transaction: &Transaction) {
     let unfit = transaction
         .idempotency
         .as_ref()
-        .is_some_and(|(key, _)| key.contains('\0'));
+        .is_some_and(|(key, _)| key.contains('\0'))
+        || TenantName::new(transaction.tenant.as_str()).is_none();
     let Ok(version) = i64::try_from(transaction.version) else {
         return;
     };
@@ -42,6 +44,7 @@ pub(crate) fn comes_back(transaction: &Transaction) {
     let columns = Columns {
         id: new.id,
         version: Some(version),
+        tenant: &new.tenant,
         key: new.key,
         digest: new.digest.as_ref().map(<[u8; 32]>::as_slice),
         request: &new.request,

@@ -14,6 +14,7 @@
 mod address;
 mod change;
 mod counts;
+mod documents;
 mod due;
 mod failure;
 #[cfg(any(test, fuzzing))]
@@ -65,7 +66,9 @@ use self::news::Listener;
 use self::row::{NewRow, record};
 use self::session::Sessions;
 use self::writer::Writer;
-use super::{Backlog, Change, Due, DueSignals, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
+use super::{
+    Backlog, Change, Due, DueSignals, Filter, Inserted, Mark, Page, Position, StoreError, TransactionStore,
+};
 use crate::config::PostgresSettings;
 use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
 use crate::telemetry::metrics::StoreMetrics;
@@ -248,6 +251,10 @@ async fn warn_of_unsafe_server(sessions: &Sessions) -> Result<(), Failure> {
     Ok(())
 }
 
+fn unfinished() -> StoreError {
+    StoreError::Unavailable("this part of the PostgreSQL store is under way".to_owned())
+}
+
 #[async_trait]
 impl TransactionStore for PostgresStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
@@ -267,6 +274,30 @@ impl TransactionStore for PostgresStore {
                 "the holder of the idempotency key was removed just now".to_owned(),
             )),
         }
+    }
+
+    async fn insert_many(&self, _: &[Transaction], _: bool) -> Result<Vec<Inserted>, StoreError> {
+        Err(unfinished())
+    }
+
+    async fn changes(&self, _: Position, _: usize) -> Result<Option<super::Changes>, StoreError> {
+        Err(unfinished())
+    }
+
+    async fn last_change(&self) -> Result<Position, StoreError> {
+        Err(unfinished())
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::default()
+    }
+
+    async fn forget_changes(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
+        Err(unfinished())
+    }
+
+    fn pending_of(&self, _: &crate::domain::TenantName) -> u64 {
+        0
     }
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {

@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::domain::{
-    Attempt, Fingerprint, LedgerName, Request, Stage, State, Status, Timestamp, Transaction, TransactionId,
+    Action, Attempt, Fingerprint, LedgerName, Origin, Request, Stage, State, Status, TenantName, Timestamp,
+    Transaction, TransactionId,
 };
 
 /// The last moment that goes into a column: the end of the year 9999.
@@ -24,7 +25,7 @@ const LAST_MOMENT: u64 = 253_402_300_799_999;
 /// Selects what [`decode`] reads. Aliases: `t` transactions, `w` work, `s` settled.
 macro_rules! record {
     () => {
-        "SELECT t.id, COALESCE(w.version, s.version) AS version, t.idempotency_key, t.idempotency_digest, \
+        "SELECT t.id, COALESCE(w.version, s.version) AS version, t.tenant, t.idempotency_key, t.idempotency_digest, \
          t.request::text AS request, COALESCE(w.progress, s.progress) AS progress \
          FROM transactions t \
          LEFT JOIN work w ON w.ledger = t.ledger AND w.transaction_id = t.id \
@@ -87,6 +88,10 @@ struct Progress<'r> {
     history: Cow<'r, [Attempt]>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     transient: Cow<'r, BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Origin::is_unknown")]
+    origin: Cow<'r, Origin>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    actions: Cow<'r, [Action]>,
 }
 
 /// A record that shall be stored.
@@ -96,6 +101,7 @@ pub(super) struct NewRow {
     pub(super) contract: String,
     pub(super) function: String,
     pub(super) created_at: i64,
+    pub(super) tenant: String,
     pub(super) key: Option<String>,
     pub(super) digest: Option<[u8; 32]>,
     pub(super) metadata: Option<String>,
@@ -178,7 +184,8 @@ pub(super) fn new(tx: &Transaction) -> Result<NewRow, Failure> {
         contract: plain(&tx.request.contract),
         function: plain(&tx.request.function),
         created_at: calendar(tx.created_at),
-        key: tx.idempotency.as_ref().map(|(key, _)| plain(key)),
+        tenant: tx.tenant.as_str().to_owned(),
+        key: tx.idempotency_entry().map(|key| plain(&key)),
         digest: tx.idempotency.as_ref().map(|(_, digest)| *digest.as_bytes()),
         metadata: labels(&tx.request.metadata),
         request: request.map_err(broken)?,
@@ -198,6 +205,8 @@ pub(super) fn work(tx: &Transaction) -> Result<WorkRow, Failure> {
         rewound: tx.rewound,
         history: Cow::Borrowed(&tx.history),
         transient: Cow::Borrowed(&tx.request.transient),
+        origin: Cow::Borrowed(&tx.origin),
+        actions: Cow::Borrowed(&tx.actions),
     };
     let waits = matches!(tx.state, State::Pending { .. });
     Ok(WorkRow {
@@ -208,7 +217,7 @@ pub(super) fn work(tx: &Transaction) -> Result<WorkRow, Failure> {
         outages: tx.outages.into(),
         updated_at: calendar(tx.updated_at),
         due_at: tx.state.due().map(millis),
-        first_try: tx.state.due().is_some() && tx.attempts == 0,
+        first_try: tx.state.due().is_some() && tx.is_first_try(),
         expires_at: tx.expires_unasked_at().filter(|_| waits).map(millis),
         progress: serde_json::to_string(&progress).map_err(broken)?,
     })
@@ -244,6 +253,7 @@ pub(super) fn end(tx: &Transaction) -> Option<EndRow> {
 pub(super) struct Columns<'r> {
     pub(super) id: Uuid,
     pub(super) version: Option<i64>,
+    pub(super) tenant: &'r str,
     pub(super) key: Option<String>,
     pub(super) digest: Option<&'r [u8]>,
     pub(super) request: &'r str,
@@ -255,6 +265,7 @@ pub(super) fn decode(row: &PgRow) -> Result<Transaction, Failure> {
     let columns = Columns {
         id: row.try_get("id")?,
         version: row.try_get("version")?,
+        tenant: row.try_get("tenant")?,
         key: row.try_get("idempotency_key")?,
         digest: row.try_get("idempotency_digest")?,
         request: row.try_get("request")?,
@@ -274,17 +285,23 @@ impl Columns<'_> {
         let mut request: Request = serde_json::from_str(self.request).map_err(unreadable)?;
         let progress: Progress<'static> = serde_json::from_str(progress).map_err(unreadable)?;
         request.transient = progress.transient.into_owned();
+        let tenant = TenantName::new(self.tenant)
+            .ok_or_else(|| damaged(format!("its tenant is {:?}", self.tenant)))?;
         let digest = self.digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
         let idempotency = match (self.key, digest) {
             (None, _) => None,
-            (Some(key), Some(digest)) => Some((key, Fingerprint::from_bytes(digest))),
+            (Some(key), Some(digest)) => {
+                Some((tenant.unscoped(&key).to_owned(), Fingerprint::from_bytes(digest)))
+            }
             (Some(_), None) => return Err(damaged("its idempotency key has no digest".to_owned())),
         };
         Ok(Transaction {
             id: transaction_id(id),
             version: u64::try_from(version).map_err(|_| damaged(format!("its version is {version}")))?,
+            tenant,
             request: Arc::new(request),
             idempotency,
+            origin: progress.origin.into_owned(),
             created_at: progress.created_at,
             updated_at: progress.updated_at,
             state: progress.state.into_owned(),
@@ -294,6 +311,7 @@ impl Columns<'_> {
             submissions_ended: progress.submissions_ended,
             rewound: progress.rewound,
             history: progress.history.into_owned(),
+            actions: progress.actions.into_owned(),
         })
     }
 }

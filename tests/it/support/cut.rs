@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use sluicegate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
+use sluicegate::domain::{Checkpoint, LedgerName, Status, TenantName, Timestamp, Transaction, TransactionId};
 use sluicegate::queue::{Consumer, Delivery, QueueError, QueueHealth, Tenure, WorkQueue};
-use sluicegate::store::{Backlog, Change, Due, Filter, Inserted, Mark, Page, StoreError, TransactionStore};
+use sluicegate::store::{
+    Backlog, Change, Changes, Due, Filter, Inserted, Mark, Page, Position, StoreError, TransactionStore,
+};
 use tokio::sync::Notify;
 
 /// A store that refuses changes of records while it is cut off.
@@ -19,6 +21,34 @@ pub(crate) struct CutStore {
 impl TransactionStore for CutStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
         self.inner.insert(tx).await
+    }
+
+    async fn insert_many(
+        &self,
+        transactions: &[Transaction],
+        all_or_none: bool,
+    ) -> Result<Vec<Inserted>, StoreError> {
+        self.inner.insert_many(transactions, all_or_none).await
+    }
+
+    async fn changes(&self, after: Position, limit: usize) -> Result<Option<Changes>, StoreError> {
+        self.inner.changes(after, limit).await
+    }
+
+    async fn last_change(&self) -> Result<Position, StoreError> {
+        self.inner.last_change().await
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        self.inner.changed()
+    }
+
+    async fn forget_changes(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.inner.forget_changes(before, limit).await
+    }
+
+    fn pending_of(&self, tenant: &TenantName) -> u64 {
+        self.inner.pending_of(tenant)
     }
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {

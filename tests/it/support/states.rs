@@ -20,6 +20,8 @@ pub(crate) fn request(asset: &str) -> Request {
         transient: BTreeMap::from([("price".to_owned(), "MTAw".to_owned())]),
         conflict_keys: vec![asset.to_owned()],
         expires_in_seconds: Some(4_000_000_000),
+        not_before: None,
+        callback_url: None,
         metadata: BTreeMap::from([("order".to_owned(), format!("{asset}-ü\u{1F980}"))]),
     }
 }
