@@ -21,6 +21,7 @@
 //! invariants and the tests that defend them.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod clock;

@@ -232,6 +232,8 @@ fn scopes(claim: Option<&Value>) -> Scopes {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::{EncodingKey, Header, encode};
     use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
     use serde_json::json;
@@ -250,19 +252,32 @@ mod tests {
 
     impl Signer {
         fn new(algorithm: Algorithm, kid: &str) -> Self {
-            let generate = |kind| KeyPair::generate_for(kind).expect("key").serialize_der();
+            let generate = |kind| KeyPair::generate_for(kind).expect("key");
+            let pair = match algorithm {
+                Algorithm::ES256 => generate(&PKCS_ECDSA_P256_SHA256),
+                Algorithm::ES384 => generate(&PKCS_ECDSA_P384_SHA384),
+                Algorithm::EdDSA => generate(&PKCS_ED25519),
+                _ => generate(&PKCS_RSA_SHA256),
+            };
+            let pkcs8 = pair.serialize_der();
             let key = match algorithm {
-                Algorithm::ES256 => EncodingKey::from_ec_der(&generate(&PKCS_ECDSA_P256_SHA256)),
-                Algorithm::ES384 => EncodingKey::from_ec_der(&generate(&PKCS_ECDSA_P384_SHA384)),
-                Algorithm::EdDSA => EncodingKey::from_ed_der(&generate(&PKCS_ED25519)),
+                Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_der(&pkcs8),
+                Algorithm::EdDSA => EncodingKey::from_ed_der(&pkcs8),
                 _ => {
-                    let pkcs8 = generate(&PKCS_RSA_SHA256);
                     let info = pkcs8::PrivateKeyInfoRef::try_from(&*pkcs8).expect("PKCS #8");
                     EncodingKey::from_rsa_der(info.private_key.as_bytes())
                 }
             };
-            let jwk = Jwk::from_encoding_key(&key, algorithm).expect("JWK");
-            let mut jwk = serde_json::to_value(jwk).expect("JSON");
+            let mut jwk = match algorithm {
+                Algorithm::EdDSA => {
+                    let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+                    json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x})
+                }
+                _ => {
+                    let jwk = Jwk::from_encoding_key(&key, algorithm).expect("JWK");
+                    serde_json::to_value(jwk).expect("JSON")
+                }
+            };
             jwk["kid"] = kid.into();
             Self { key, algorithm, jwk }
         }
@@ -413,8 +428,6 @@ mod tests {
 
     #[test]
     fn malformed_tokens_are_told_apart_from_forged_ones() {
-        use base64::Engine;
-        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
         let signer = Signer::new(Algorithm::ES256, "k1");
         let keys = set(&[&signer.jwk]);
         let token = signer.sign(&claims());

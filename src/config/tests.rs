@@ -73,7 +73,7 @@ fn five_mistakes_give_five_messages_with_their_lines() {
     config.toml:2: http.listen is "here"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
     config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
     config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
-    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
+    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds, tls_cert, tls_client_ca, tls_key
     config.toml:6: http.body_timeout_ms is false; write a whole number from 100 to 3600000
     "#);
 }
