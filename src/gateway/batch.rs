@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::{Accepted, Caller, FieldError, Gateway, Refusal, repeat_of};
 use crate::domain::{Request, TenantName, Transaction};
 use crate::failpoint;
-use crate::store::StoreError;
+use crate::store::{Inserted, StoreError};
 
 /// One of many requests.
 #[derive(Debug)]
@@ -56,21 +56,26 @@ impl Gateway {
             };
             batch.answers.push(answer);
         }
-        let Batch { mut answers, new, .. } = batch;
-        let bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
-        let (places, new): (Vec<_>, Vec<_>) = new.into_iter().unzip();
-        if atomic && bad {
-            for place in places {
-                answers[place] = Some(Err(Refusal::Withheld));
-            }
-            return Ok(answers);
-        }
-        if !new.is_empty() {
+        let Batch { mut answers, mut new, .. } = batch;
+        let mut bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
+        while !new.is_empty() && !(atomic && bad) {
             failpoint::reached("accept-before-store");
-            let stored = self.0.store.insert_many(&new, atomic).await?;
-            for ((place, transaction), inserted) in places.into_iter().zip(new).zip(stored) {
-                answers[place] = Some(self.answer(transaction, inserted));
+            let (places, transactions): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+            let stored = self.0.store.insert_many(&transactions, atomic).await?;
+            new = Vec::new();
+            for ((place, transaction), inserted) in places.into_iter().zip(transactions).zip(stored) {
+                if matches!(inserted, Inserted::Withheld) {
+                    // Another request took the key of one of them just now. If that was a repeat, the rest goes on.
+                    new.push((place, transaction));
+                    continue;
+                }
+                let answer = self.answer(transaction, inserted);
+                bad |= answer.is_err();
+                answers[place] = Some(answer);
             }
+        }
+        for (place, _) in new {
+            answers[place] = Some(Err(Refusal::Withheld));
         }
         Ok(answers)
     }

@@ -129,13 +129,16 @@ pub(crate) struct ApiError {
     detail: String,
     fields: Vec<FieldError>,
     retry_after: Option<Duration>,
+    /// Another item of its batch is at fault.
+    withheld: bool,
 }
 
+/// What a refusal looks like to the client.
 #[derive(Serialize)]
-struct Problem<'a> {
+pub(super) struct Problem<'a> {
     r#type: String,
     title: &'a str,
-    status: u16,
+    pub(super) status: u16,
     code: &'a str,
     detail: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -155,6 +158,7 @@ impl ApiError {
             detail: detail.into(),
             fields: Vec::new(),
             retry_after: None,
+            withheld: false,
         }
     }
 
@@ -179,6 +183,55 @@ impl ApiError {
             detail,
             fields,
             retry_after: None,
+            withheld: false,
+        }
+    }
+
+    /// Whether the request is at fault, and would be as well tomorrow.
+    pub(super) fn blames_the_client(&self) -> bool {
+        let (_, status, _) = self.code.parts();
+        status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
+    }
+
+    /// Whether it is good, but for others of its batch.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.withheld
+    }
+
+    /// The fields at fault, below `prefix`.
+    pub(super) fn into_fields(self, prefix: &str) -> Vec<FieldError> {
+        if self.fields.is_empty() {
+            let (pointer, detail) = (prefix.to_owned(), self.detail);
+            return vec![FieldError { pointer, detail }];
+        }
+        let below = |field: FieldError| FieldError {
+            pointer: match field.pointer.starts_with('#') {
+                // An item's key may come from the batch's header.
+                true => format!("{prefix}/idempotency_key"),
+                false => format!("{prefix}{}", field.pointer),
+            },
+            detail: field.detail,
+        };
+        self.fields.into_iter().map(below).collect()
+    }
+
+    /// What the client is shown.
+    pub(super) fn problem(&self) -> Problem<'_> {
+        let (code, status, title) = self.code.parts();
+        Problem {
+            r#type: format!("urn:sluicegate:error:{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &self.detail,
+            errors: self
+                .fields
+                .iter()
+                .map(|field| ProblemField {
+                    pointer: &field.pointer,
+                    detail: &field.detail,
+                })
+                .collect(),
         }
     }
 
@@ -222,10 +275,10 @@ impl From<Refusal> for ApiError {
                 format!("{max_pending} transactions wait, which is all that the operator allows (backpressure.max_pending); nothing was stored, repeat the request later"),
             )
             .later(retry_after),
-            Refusal::Withheld => Self::new(
-                Code::InvalidFields,
-                "is good, but another item of this batch is not, and nothing is stored unless all are (atomic=true)",
-            ),
+            Refusal::Withheld => Self {
+                withheld: true,
+                ..Self::new(Code::InvalidFields, "another item of the batch is not acceptable")
+            },
             Refusal::Store(error) => error.into(),
         }
     }
@@ -258,24 +311,8 @@ impl From<QueryRefusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (code, status, title) = self.code.parts();
-        let errors = self
-            .fields
-            .iter()
-            .map(|field| ProblemField {
-                pointer: &field.pointer,
-                detail: &field.detail,
-            })
-            .collect();
-        let problem = Problem {
-            r#type: format!("urn:sluicegate:error:{code}"),
-            title,
-            status: status.as_u16(),
-            code,
-            detail: &self.detail,
-            errors,
-        };
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let (_, status, _) = self.code.parts();
+        let body = serde_json::to_vec(&self.problem()).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
         let mut response = (status, [(header::CONTENT_TYPE, json)], body).into_response();
         if let Some(after) = self.retry_after {

@@ -3,6 +3,8 @@
 //! Handlers keep no state. A dropped connection drops its handler; what was handed to the store is stored
 //! all the same, and a repeat with the same idempotency key finds it.
 
+mod actions;
+mod batch;
 mod body;
 mod caller;
 mod dto;
@@ -67,7 +69,11 @@ pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
             post(transactions::submit).get(transactions::list),
         )
         .route("/v1/transactions/{id}", get(transactions::get))
+        .route("/v1/transactions/batch", post(batch::submit))
         .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
+        .route("/v1/transactions/{id}/cancel", post(actions::cancel))
+        .route("/v1/transactions/{id}/retry", post(actions::retry))
+        .route("/v1/transactions/{id}/settle", post(actions::settle))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
         .route("/v1/ledgers/{name}", get(ledgers::get));

@@ -133,6 +133,22 @@ pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Resu
     Ok(result)
 }
 
+/// The only parameter of a batch: `?atomic=true`.
+pub(crate) fn atomic_only(pairs: Vec<(String, String)>) -> Result<bool, ApiError> {
+    each_once(&pairs)?;
+    let mut atomic = false;
+    for (name, value) in pairs {
+        let pointer = format!("#query/{name}");
+        atomic = match (name.as_str(), value.as_str()) {
+            ("atomic", "true") => true,
+            ("atomic", "false") => false,
+            ("atomic", _) => return Err(bad(&pointer, "must be true or false")),
+            _ => return Err(bad(&pointer, "is not known here; the only parameter is atomic")),
+        };
+    }
+    Ok(atomic)
+}
+
 /// Of two values, one would be passed over.
 fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
     let mut seen = BTreeSet::new();

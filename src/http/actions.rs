@@ -1,0 +1,142 @@
+//! `/v1/transactions/{id}/cancel`, `/retry` and `/settle`: what people do to a transaction that exists.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::body::read_json;
+use super::caller::Who;
+use super::dto::TransactionView;
+use super::error::{ApiError, Code};
+use super::params::Name;
+use super::transactions::{accepted, describe, json, transaction_id};
+use crate::domain::Transaction;
+use crate::gateway::{FieldError, Scope, Verdict};
+
+/// A note, or an identifier of a ledger, may have so many bytes.
+const MAX_TEXT: usize = 1_024;
+
+/// An operator's word on a parked transaction. Fields that have to be there are optional here, so that all that are
+/// missing can be told.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(crate) struct SettleBody {
+    outcome: Option<String>,
+    note: Option<String>,
+    tx_id: Option<String>,
+    block: Option<u64>,
+    result: Option<Box<RawValue>>,
+}
+
+pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Submit, Scope::Operate])?;
+    let id = transaction_id(&id)?;
+    let tx = api
+        .gateway
+        .cancel(&caller, id)
+        .await
+        .map_err(|refusal| (id, refusal))?;
+    Ok(record(&tx))
+}
+
+pub(crate) async fn retry(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Submit, Scope::Operate])?;
+    let id = transaction_id(&id)?;
+    let answer = api
+        .gateway
+        .retry(&caller, id)
+        .await
+        .map_err(|refusal| (id, refusal))?;
+    let status = match answer.transaction.is_settled() {
+        true => StatusCode::OK,
+        false => StatusCode::ACCEPTED,
+    };
+    Ok(accepted(status, &answer))
+}
+
+pub(crate) async fn settle(
+    State(api): State<Api>,
+    who: Who,
+    Name(id): Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Operate])?;
+    let id = transaction_id(&id)?;
+    let body: SettleBody = read_json(&headers, body, api.body_limits).await?;
+    let verdict = body.into_verdict()?;
+    let tx = api
+        .gateway
+        .settle(&caller, id, &verdict)
+        .await
+        .map_err(|refusal| (id, refusal))?;
+    Ok(record(&tx))
+}
+
+fn record(tx: &Transaction) -> Response {
+    let mut response = json(StatusCode::OK, &TransactionView::from(tx));
+    describe(response.headers_mut(), tx);
+    response
+}
+
+impl SettleBody {
+    fn into_verdict(self) -> Result<Verdict, ApiError> {
+        let mut faults = Vec::new();
+        let mut fault = |pointer: &str, detail: String| {
+            faults.push(FieldError {
+                pointer: pointer.to_owned(),
+                detail,
+            });
+        };
+        let done = match self.outcome.as_deref() {
+            Some("done") => Some(true),
+            Some("failed") => Some(false),
+            _ => {
+                fault(
+                    "/outcome",
+                    "must be \"done\" (it took effect) or \"failed\" (it did not, and never will)".to_owned(),
+                );
+                None
+            }
+        };
+        let note = self
+            .note
+            .filter(|note| !note.trim().is_empty() && note.len() <= MAX_TEXT);
+        if note.is_none() {
+            fault(
+                "/note",
+                format!("say how you know, in 1 to {MAX_TEXT} bytes; it is kept with the record"),
+            );
+        }
+        if self
+            .tx_id
+            .as_ref()
+            .is_some_and(|id| id.is_empty() || id.len() > MAX_TEXT)
+        {
+            fault("/tx_id", format!("must be 1 to {MAX_TEXT} bytes"));
+        }
+        if done == Some(false) {
+            let told = [
+                ("/block", self.block.is_some()),
+                ("/result", self.result.is_some()),
+            ];
+            for (pointer, _) in told.into_iter().filter(|(_, told)| *told) {
+                fault(pointer, "is for what took effect; leave it out".to_owned());
+            }
+        }
+        match (done, note) {
+            (Some(done), Some(note)) if faults.is_empty() => Ok(Verdict {
+                done,
+                note,
+                tx_id: self.tx_id,
+                block: self.block,
+                result: self.result,
+            }),
+            _ => Err(ApiError::fields(Code::InvalidFields, faults)),
+        }
+    }
+}

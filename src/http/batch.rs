@@ -1,0 +1,202 @@
+//! `POST /v1/transactions/batch`: many transactions in one durable commit.
+//!
+//! A JSON array, or NDJSON with one object to a line. Each item is read and judged by itself, so a bad one does not sink
+//! the others, unless `?atomic=true` asks for all or nothing.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::body::{self, SubmitBody};
+use super::caller::Who;
+use super::dto::TransactionView;
+use super::error::{ApiError, Code, Problem};
+use super::params::{self, Pairs};
+use super::transactions::json;
+use crate::failpoint;
+use crate::gateway::{Accepted, Gateway, Item, Scope};
+
+/// So many items a batch may have.
+const MAX_ITEMS: usize = 1_000;
+
+/// The answer to a batch.
+#[derive(Serialize)]
+struct BatchView<'a> {
+    /// One for each item, in order.
+    items: Vec<ItemView<'a>>,
+    /// How many are stored anew.
+    accepted: usize,
+    /// How many were stored before, under the same idempotency keys.
+    repeated: usize,
+    /// How many are not stored.
+    refused: usize,
+}
+
+/// What became of one item: what it would have been answered by itself.
+#[derive(Serialize)]
+struct ItemView<'a> {
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction: Option<TransactionView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem<'a>>,
+}
+
+/// What became of one item.
+type Answer = Result<Accepted, ApiError>;
+
+pub(crate) async fn submit(
+    State(api): State<Api>,
+    who: Who,
+    Pairs(pairs): Pairs,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Submit])?;
+    let atomic = params::atomic_only(pairs)?;
+    let key = params::idempotency_key(&headers)?;
+    let lines = match body::media_type(&headers).as_deref() {
+        Some("application/json") => false,
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => true,
+        _ => {
+            let detail = "send a JSON array with `Content-Type: application/json`, or one JSON object to a line with `application/x-ndjson`";
+            return Err(ApiError::new(Code::NotJson, detail));
+        }
+    };
+    let bytes = body::read(body, api.body_limits).await?;
+    let texts = if lines {
+        lines_of(&bytes)
+    } else {
+        elements_of(&bytes)?
+    };
+    if texts.is_empty() {
+        return Err(ApiError::field(Code::InvalidFields, "", "holds no transaction"));
+    }
+    if texts.len() > MAX_ITEMS {
+        let detail = format!(
+            "holds {} transactions; at most {MAX_ITEMS} are allowed, so send several batches",
+            texts.len()
+        );
+        return Err(ApiError::field(Code::InvalidFields, "", detail));
+    }
+    let mut unread = Vec::new();
+    let mut items = Vec::with_capacity(texts.len());
+    for (number, text) in texts.into_iter().enumerate() {
+        match read_item(&api.gateway, text, key.as_deref(), number) {
+            Ok(item) => {
+                items.push(Some(item));
+                unread.push(None);
+            }
+            Err(error) => {
+                items.push(None);
+                unread.push(Some(error));
+            }
+        }
+    }
+    let answers = api.gateway.accept_many(&caller, items, None, atomic).await?;
+    failpoint::reached("accept-before-reply");
+    let answers: Vec<Answer> = answers
+        .into_iter()
+        .zip(unread)
+        .filter_map(|(answer, unread)| match (answer, unread) {
+            (Some(answer), _) => Some(answer.map_err(ApiError::from)),
+            (None, unread) => unread.map(Err),
+        })
+        .collect();
+    if atomic && answers.iter().any(Result::is_err) {
+        return Err(all_of(answers));
+    }
+    Ok(json(StatusCode::OK, &view(&answers)))
+}
+
+/// The lines that are not empty.
+fn lines_of(bytes: &[u8]) -> Vec<&[u8]> {
+    let lines = bytes.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+        .collect()
+}
+
+/// The elements of a JSON array, unread.
+fn elements_of(bytes: &[u8]) -> Result<Vec<&[u8]>, ApiError> {
+    let elements: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
+        true => ApiError::field(Code::InvalidFields, "", "has to be a JSON array of transactions"),
+        false => ApiError::new(Code::MalformedJson, error.to_string()),
+    })?;
+    Ok(elements
+        .into_iter()
+        .map(|element| element.get().as_bytes())
+        .collect())
+}
+
+/// One item. Without an idempotency key of its own it has that of the batch, with its number.
+fn read_item(gateway: &Gateway, text: &[u8], key: Option<&str>, number: usize) -> Result<Item, ApiError> {
+    let mut body: SubmitBody = body::parse(text)?;
+    let key = body
+        .take_key()
+        .or_else(|| key.map(|key| format!("{key}:{number}")));
+    let request = body.into_request(gateway)?;
+    Ok(Item { request, key })
+}
+
+/// One problem out of those of an atomic batch, each field with the number of its item.
+fn all_of(answers: Vec<Answer>) -> ApiError {
+    let mut fields = Vec::new();
+    for (number, answer) in answers.into_iter().enumerate() {
+        match answer {
+            // A full backlog or a broken store is no fault of an item.
+            Err(error) if error.is_withheld() => {}
+            Err(error) if !error.blames_the_client() => return error,
+            Err(error) => fields.extend(error.into_fields(&format!("/{number}"))),
+            Ok(_) => {}
+        }
+    }
+    ApiError::fields(Code::InvalidFields, fields)
+}
+
+fn view(answers: &[Answer]) -> BatchView<'_> {
+    let count = |wanted: bool| {
+        let fits = |answer: &&Answer| matches!(answer, Ok(accepted) if accepted.repeated == wanted);
+        answers.iter().filter(fits).count()
+    };
+    BatchView {
+        items: answers.iter().map(item_view).collect(),
+        accepted: count(false),
+        repeated: count(true),
+        refused: answers.iter().filter(|answer| answer.is_err()).count(),
+    }
+}
+
+fn item_view(answer: &Answer) -> ItemView<'_> {
+    match answer {
+        Ok(accepted) => {
+            let settled = accepted.transaction.is_settled();
+            let status = if settled {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            ItemView {
+                status: status.as_u16(),
+                transaction: Some(TransactionView::from(&accepted.transaction)),
+                repeated: Some(accepted.repeated),
+                problem: None,
+            }
+        }
+        Err(error) => {
+            let problem = error.problem();
+            ItemView {
+                status: problem.status,
+                transaction: None,
+                repeated: None,
+                problem: Some(problem),
+            }
+        }
+    }
+}
