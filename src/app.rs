@@ -5,7 +5,9 @@
 //! equally good end, only less polite.
 
 mod backup;
+mod control;
 pub mod devnet;
+mod keys;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -22,12 +24,15 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backup::read_backup;
 use self::backup::{Backups, check_identities};
+use self::control::Control;
+pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
+use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueSettings, Role, Settings};
 use crate::domain::LedgerName;
 use crate::failpoint;
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::{Gateway, Parts, Tenants};
 use crate::http::{self, Tls};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
@@ -54,7 +59,8 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
-    backups: Option<Backups>,
+    control: Option<Control>,
+    auth: Arc<Authenticator>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
@@ -108,6 +114,13 @@ pub async fn build_with(
         embedded,
         folder,
     } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
+    let keys = Arc::new(Keys::open(documents.clone(), clock.clone()).await?);
+    let auth = Arc::new(Authenticator::open(&settings.auth, keys.clone(), clock.clone()).await?);
+    if auth.is_open() && !address.ip().is_loopback() {
+        anyhow::bail!(
+            "nobody needs a key here, and {address} can be reached from other machines: make a key first with `sluicegate keys create --name NAME`, or listen on 127.0.0.1 (http.listen)"
+        );
+    }
     for (ledger, count) in &store.backlog() {
         if *count > 0 && !settings.ledgers.contains_key(ledger) {
             tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
@@ -162,9 +175,10 @@ pub async fn build_with(
             .map(|(name, lane)| (name.clone(), lane.metrics().clone()))
             .collect(),
     };
-    let backups = embedded.zip(folder.as_ref()).map(|(embedded, folder)| {
+    let control = embedded.zip(folder.as_ref()).map(|(embedded, folder)| {
         let lanes = lanes.values().cloned().collect();
-        Backups::of(&embedded, folder.path(), lanes, clock.clone())
+        let backups = Backups::of(&embedded, lanes, clock.clone());
+        Control::of(folder.path(), backups, keys)
     });
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
@@ -175,6 +189,7 @@ pub async fn build_with(
         lanes: lanes.clone(),
         works: settings.role != Role::Api,
         backpressure: settings.backpressure,
+        tenants: Tenants::new(&settings.tenants),
         metrics: metrics.clone(),
     }));
     Ok(App {
@@ -187,7 +202,8 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
-        backups,
+        control,
+        auth,
         store,
         queue,
         hub,
@@ -206,6 +222,12 @@ impl App {
     /// The address it listens on; the port is the real one where the configuration says 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who knows callers.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn auth(&self) -> &Arc<Authenticator> {
+        &self.auth
     }
 
     /// The application behind the API.
@@ -228,7 +250,8 @@ impl App {
             lanes,
             relays,
             reconciler,
-            backups,
+            control,
+            auth,
             store,
             queue,
             hub,
@@ -239,13 +262,14 @@ impl App {
         let drain = settings.shutdown.drain;
         let stop = CancellationToken::new();
         let router = match settings.role {
-            Role::All | Role::Api => http::router(gateway, metrics, &settings.http),
-            Role::Worker => http::probes(gateway, metrics, &settings.http),
+            Role::All | Role::Api => http::router(gateway, auth.clone(), metrics, &settings.http),
+            Role::Worker => http::probes(gateway, auth.clone(), metrics, &settings.http),
         };
         let lanes = match settings.role {
             Role::All | Role::Worker => lanes,
             Role::Api => Vec::new(),
         };
+        auth.look_after(&tasks, &stop);
         let server = http::serve(
             listener,
             tls.clone(),
@@ -273,7 +297,7 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
-        vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
+        vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,

@@ -101,7 +101,10 @@ impl Audit {
     pub async fn list(&self, before: Option<Uuid>, limit: usize) -> Result<Vec<(String, Entry)>, StoreError> {
         let end = before.map(|key| key.to_string()).unwrap_or_default();
         let found = self.documents.documents(KIND, ""..&*end, true, limit).await?;
-        found.into_iter().map(|document| Ok((document.key.clone(), document.read()?))).collect()
+        found
+            .into_iter()
+            .map(|document| Ok((document.key.clone(), document.read()?)))
+            .collect()
     }
 
     /// Removes up to `limit` entries from before that time. Answers how many.
@@ -112,7 +115,10 @@ impl Audit {
         let millis = before.as_millis();
         let end = format!("{:08x}-{:04x}-", millis >> 16 & 0xffff_ffff, millis & 0xffff);
         let old = self.documents.documents(KIND, ""..&*end, false, limit).await?;
-        let changes: Vec<_> = old.iter().map(|entry| DocumentChange::remove(KIND, entry)).collect();
+        let changes: Vec<_> = old
+            .iter()
+            .map(|entry| DocumentChange::remove(KIND, entry))
+            .collect();
         let count = changes.len();
         if count > 0 {
             // Whoever else removes them has removed them.
@@ -130,7 +136,8 @@ fn key_at(at: Timestamp) -> Uuid {
 }
 
 /// Tells who brought a transaction.
-pub fn accepted(who: &Caller, transaction: &Transaction) {
-    let from = who.from.map(tracing::field::display);
-    tracing::debug!(target: TARGET, who = who.subject, tenant = %transaction.tenant, from, tx.id = %transaction.id, "accepted");
+pub fn accepted(transaction: &Transaction) {
+    let origin = &transaction.origin;
+    let (who, from) = (origin.by.as_deref(), origin.from.map(tracing::field::display));
+    tracing::debug!(target: TARGET, who, tenant = %transaction.tenant, from, tx.id = %transaction.id, "accepted");
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::token::{self, TokenHash};
-use crate::audit::{self, Audit};
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::domain::{TenantName, Timestamp};
 use crate::gateway::{Caller, Scope, Scopes};
@@ -50,13 +50,14 @@ pub struct ApiKey {
 }
 
 /// What somebody wants of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewKey {
     /// What to call it.
     pub name: String,
     /// Whose records it sees and makes; `None` sees those of all.
     pub tenant: Option<TenantName>,
     /// What it may do.
+    #[serde(serialize_with = "write_scopes", deserialize_with = "read_scopes")]
     pub scopes: Scopes,
     /// How long it lasts; `None` is for ever.
     pub lasts: Option<Duration>,

@@ -12,6 +12,7 @@ mod client;
 mod devnet;
 mod get;
 mod json;
+mod keys;
 mod list;
 mod migrate;
 mod ndjson;
@@ -30,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 pub use backup::BackupArgs;
 pub use devnet::DevnetArgs;
 pub use get::GetArgs;
+pub use keys::KeysArgs;
 pub use list::ListArgs;
 pub use migrate::MigrateArgs;
 pub use print::is_closed_pipe;
@@ -75,6 +77,7 @@ enum Command {
     List(ListArgs),
     Ready(ReadyArgs),
     Store(StoreArgs),
+    Keys(KeysArgs),
     Backup(BackupArgs),
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
@@ -117,6 +120,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args).await,
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
+        Command::Keys(args) => keys::run(args).await,
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,

@@ -56,7 +56,9 @@ impl Gateway {
             };
             batch.answers.push(answer);
         }
-        let Batch { mut answers, mut new, .. } = batch;
+        let Batch {
+            mut answers, mut new, ..
+        } = batch;
         let mut bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
         while !new.is_empty() && !(atomic && bad) {
             failpoint::reached("accept-before-store");

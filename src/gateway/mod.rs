@@ -7,6 +7,7 @@
 mod batch;
 mod caller;
 mod operations;
+mod tenants;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ pub use crate::ledger::{Query, QueryError};
 pub use batch::Item;
 pub use caller::{Caller, Scope, Scopes};
 pub use operations::{ActionRefusal, Verdict};
+pub use tenants::{TenantRefusal, Tenants};
 pub use validate::FieldError;
 
+use crate::audit::{self, Audit};
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, TenantName, Transaction, TransactionId};
@@ -51,6 +54,9 @@ pub enum Refusal {
         /// When half a per cent of it should be worked off.
         retry_after: Duration,
     },
+    /// Its tenant may not, or not now.
+    #[error("the tenant may not do this")]
+    Tenant(TenantRefusal),
     /// It is good, but another item of its batch is not, and the batch is all or nothing.
     #[error("another item of the batch is not acceptable")]
     Withheld,
@@ -65,6 +71,9 @@ pub enum QueryRefusal {
     /// Fields are wrong.
     #[error("{} field(s) are not acceptable", .0.len())]
     Invalid(Vec<FieldError>),
+    /// The tenant may not, or not now.
+    #[error("the tenant may not do this")]
+    Tenant(TenantRefusal),
     /// The ledger refused it, or could not be asked.
     #[error(transparent)]
     Ledger(#[from] QueryError),
@@ -128,6 +137,8 @@ pub struct Parts {
     pub works: bool,
     /// What to do about a long backlog.
     pub backpressure: BackpressureSettings,
+    /// What the tenants may do.
+    pub tenants: Tenants,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -175,6 +186,9 @@ impl Gateway {
         let now = self.0.clock.now();
         let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes);
         let lane = checked.map_err(Refusal::Invalid)?;
+        let tenants = &self.0.tenants;
+        let admitted = tenants.admit(tenant, request.ledger.as_str(), &request.contract);
+        admitted.map_err(Refusal::Tenant)?;
         let mut transaction = Transaction::accept(request, key, now);
         transaction.tenant = tenant.clone();
         Ok((transaction, lane.clone()))
@@ -189,6 +203,7 @@ impl Gateway {
             .map(|lane| lane.metrics());
         match inserted {
             Inserted::Created => {
+                audit::accepted(&transaction);
                 metrics.inspect(|metrics| metrics.accepted.increment(1));
                 Ok(Accepted {
                     transaction,
@@ -235,6 +250,11 @@ impl Gateway {
             Some(key) => Ok(self.0.store.find_by_idempotency_key(&key).await?.is_some()),
             None => Ok(false),
         }
+    }
+
+    /// The log of what operators do.
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.0.documents.clone(), self.0.clock.clone())
     }
 
     /// Transactions not settled, over all ledgers.
@@ -311,11 +331,21 @@ impl Gateway {
     ///
     /// # Errors
     /// [`QueryRefusal`].
-    pub async fn query(&self, ledger: &str, query: &Query) -> Result<Box<RawValue>, QueryRefusal> {
+    pub async fn query(
+        &self,
+        caller: &Caller,
+        ledger: &str,
+        query: &Query,
+    ) -> Result<Box<RawValue>, QueryRefusal> {
         let Some(lane) = self.0.lanes.get(ledger) else {
             return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(ledger)]));
         };
         validate::validate_query(query).map_err(QueryRefusal::Invalid)?;
+        let admitted = self
+            .0
+            .tenants
+            .admit(&caller.own_tenant(), ledger, &query.contract);
+        admitted.map_err(QueryRefusal::Tenant)?;
         Ok(lane.ledger().query(query).await?)
     }
 
@@ -327,6 +357,12 @@ impl Gateway {
     /// The fault of a ledger name that is not configured.
     pub fn unknown_ledger(&self, name: &str) -> FieldError {
         validate::unknown_ledger(name, self.0.lanes.keys())
+    }
+
+    /// Whether the caller may know of this ledger.
+    pub fn may_use(&self, caller: &Caller, ledger: &str) -> bool {
+        let tenant = caller.tenant.as_ref();
+        tenant.is_none_or(|tenant| self.0.tenants.sees(tenant, ledger))
     }
 
     /// Every lane, by name.

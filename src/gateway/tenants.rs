@@ -21,7 +21,7 @@ pub enum TenantRefusal {
 }
 
 /// The tenants that have limits.
-pub(super) struct Tenants(BTreeMap<TenantName, Limits>);
+pub struct Tenants(BTreeMap<TenantName, Limits>);
 
 struct Limits {
     settings: TenantSettings,
@@ -29,30 +29,46 @@ struct Limits {
 }
 
 impl Tenants {
-    pub(super) fn new(settings: &BTreeMap<TenantName, TenantSettings>) -> Self {
+    /// With these limits.
+    pub fn new(settings: &BTreeMap<TenantName, TenantSettings>) -> Self {
         let limits = |settings: &TenantSettings| Limits {
             settings: settings.clone(),
             rate: settings.rate.map(limiter),
         };
         let all = settings.iter();
-        Self(all.map(|(name, settings)| (name.clone(), limits(settings))).collect())
+        Self(
+            all.map(|(name, settings)| (name.clone(), limits(settings)))
+                .collect(),
+        )
     }
 
     /// Whether `tenant` may use this ledger at all.
     pub(super) fn sees(&self, tenant: &TenantName, ledger: &str) -> bool {
-        let ledgers = self.0.get(tenant).and_then(|limits| limits.settings.ledgers.as_ref());
+        let ledgers = self
+            .0
+            .get(tenant)
+            .and_then(|limits| limits.settings.ledgers.as_ref());
         ledgers.is_none_or(|ledgers| ledgers.iter().any(|allowed| allowed.as_str() == ledger))
     }
 
     /// Whether `tenant` may call this contract now; if so, that counts.
-    pub(super) fn admit(&self, tenant: &TenantName, ledger: &str, contract: &str) -> Result<(), TenantRefusal> {
+    pub(super) fn admit(
+        &self,
+        tenant: &TenantName,
+        ledger: &str,
+        contract: &str,
+    ) -> Result<(), TenantRefusal> {
         let Some(Limits { settings, rate }) = self.0.get(tenant) else {
             return Ok(());
         };
         let refused = |what: &str, name: &str, allowed: Vec<&str>| {
             Err(TenantRefusal::NotAllowed(format!(
                 "the tenant {tenant} may not use the {what} {name:?}; it may use: {}",
-                if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") }
+                if allowed.is_empty() {
+                    "none".to_owned()
+                } else {
+                    allowed.join(", ")
+                }
             )))
         };
         if !self.sees(tenant, ledger) {
@@ -62,10 +78,16 @@ impl Tenants {
         if let Some(contracts) = &settings.contracts
             && !contracts.iter().any(|allowed| allowed == contract)
         {
-            return refused("contract", contract, contracts.iter().map(String::as_str).collect());
+            return refused(
+                "contract",
+                contract,
+                contracts.iter().map(String::as_str).collect(),
+            );
         }
         match rate.as_ref().map(DefaultDirectRateLimiter::check) {
-            Some(Err(early)) => Err(TenantRefusal::TooFast(early.wait_time_from(DefaultClock::default().now()))),
+            Some(Err(early)) => Err(TenantRefusal::TooFast(
+                early.wait_time_from(DefaultClock::default().now()),
+            )),
             Some(Ok(())) | None => Ok(()),
         }
     }

@@ -49,7 +49,8 @@ impl KeyBody {
             fault("/name", "is missing".to_owned());
         }
         let tenant = self.tenant.map(|name| {
-            TenantName::new(&name).ok_or("must be 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit")
+            TenantName::new(&name)
+                .ok_or("must be 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit")
         });
         let tenant = tenant.transpose().unwrap_or_else(|detail| {
             fault("/tenant", detail.to_owned());
@@ -59,7 +60,10 @@ impl KeyBody {
             let read = names.iter().enumerate().filter_map(|(index, name)| {
                 let scope = Scope::parse(name);
                 if scope.is_none() {
-                    fault(&format!("/scopes/{index}"), "must be submit, read or operate".to_owned());
+                    fault(
+                        &format!("/scopes/{index}"),
+                        "must be submit, read or operate".to_owned(),
+                    );
                 }
                 scope
             });
@@ -68,7 +72,10 @@ impl KeyBody {
         if scopes.is_none() {
             fault("/scopes", "is missing".to_owned());
         }
-        if self.expires_in_days.is_some_and(|days| !(1..=MOST_DAYS).contains(&days)) {
+        if self
+            .expires_in_days
+            .is_some_and(|days| !(1..=MOST_DAYS).contains(&days))
+        {
             fault("/expires_in_days", format!("must be 1 to {MOST_DAYS}"));
         }
         match (self.name, scopes) {
@@ -76,7 +83,9 @@ impl KeyBody {
                 name,
                 tenant,
                 scopes,
-                lasts: self.expires_in_days.map(|days| Duration::from_secs(u64::from(days) * DAY)),
+                lasts: self
+                    .expires_in_days
+                    .map(|days| Duration::from_secs(u64::from(days) * DAY)),
             }),
             _ => Err(ApiError::fields(Code::InvalidFields, faults)),
         }
@@ -168,7 +177,9 @@ pub(crate) async fn create_key(
     let (key, token) = api.auth.keys().create(&caller, body.into_key()?).await?;
     let mut response = json(StatusCode::CREATED, &KeyView::of(&key, Some(&token)));
     // It holds a secret.
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.extensions_mut().insert(Audited);
     Ok(response)
 }
@@ -205,7 +216,11 @@ pub(crate) async fn whoami(Who(caller): Who) -> Response {
 }
 
 /// `GET /v1/audit`.
-pub(crate) async fn audit(State(api): State<Api>, who: Who, Pairs(pairs): Pairs) -> Result<Response, ApiError> {
+pub(crate) async fn audit(
+    State(api): State<Api>,
+    who: Who,
+    Pairs(pairs): Pairs,
+) -> Result<Response, ApiError> {
     who.of_all_tenants(&[Scope::Operate])?;
     let (cursor, limit) = params::audit_page(pairs)?;
     // One more, to know whether there is more.

@@ -4,6 +4,7 @@
 //! if that cannot be written, the answer is 503 although the action took effect, and a repeat will say so.
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -28,16 +29,21 @@ pub(super) struct Detail(pub(super) Value);
 pub(super) struct Audited;
 
 /// Finds out who calls, lets them through, and writes down what they did.
-pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let caller = match identify(&api, &request).await {
+pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
+    // Apart from its body, which is not for two threads to look at.
+    let (mut parts, body) = request.into_parts();
+    let caller = match identify(&api, &parts).await {
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let target = request.uri().path().to_owned();
-    request.extensions_mut().insert(caller.clone());
-    let response = next.run(request).await;
+    let method = parts.method.clone();
+    let route = parts
+        .extensions
+        .get::<MatchedPath>()
+        .map(|route| route.as_str().to_owned());
+    let target = parts.uri.path().to_owned();
+    parts.extensions.insert(caller.clone());
+    let response = next.run(Request::from_parts(parts, body)).await;
     let acts = !method.is_safe() && method != Method::OPTIONS;
     match route.filter(|route| acts && !NO_ACTIONS.contains(&&**route)) {
         Some(route) => audited(&api, &caller, &format!("{method} {route}"), &target, response).await,
@@ -49,16 +55,19 @@ async fn audited(api: &Api, caller: &Caller, action: &str, target: &str, respons
     if !response.status().is_success() || response.extensions().get::<Audited>().is_some() {
         return response;
     }
-    let detail = response.extensions().get::<Detail>().map(|detail| detail.0.clone());
+    let detail = response
+        .extensions()
+        .get::<Detail>()
+        .map(|detail| detail.0.clone());
     match api.gateway.audit().record(caller, action, target, detail).await {
         Ok(()) => response,
         Err(error) => ApiError::from(error).into_response(),
     }
 }
 
-async fn identify(api: &Api, request: &Request) -> Result<Caller, ApiError> {
-    let peer = request.extensions().get::<Peer>();
-    let credential = credential(request.headers())?;
+async fn identify(api: &Api, request: &Parts) -> Result<Caller, ApiError> {
+    let peer = request.extensions.get::<Peer>();
+    let credential = credential(&request.headers)?;
     let from = peer.map(|peer| peer.address);
     let mut caller = api.auth.caller(credential, from).await?;
     if credential.is_none()
@@ -75,17 +84,27 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut keys = headers.get_all("x-api-key").iter();
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let (key, authorization) = (keys.next(), authorizations.next());
-    if keys.next().is_some() || authorizations.next().is_some() || (key.is_some() && authorization.is_some()) {
-        return Err(wrong("there is more than one credential; send one, as `Authorization: Bearer ...`"));
+    if keys.next().is_some() || authorizations.next().is_some() || (key.is_some() && authorization.is_some())
+    {
+        return Err(wrong(
+            "there is more than one credential; send one, as `Authorization: Bearer ...`",
+        ));
     }
     if let Some(key) = key {
-        return key.to_str().map(Some).map_err(|_| wrong("X-API-Key must be ASCII"));
+        return key
+            .to_str()
+            .map(Some)
+            .map_err(|_| wrong("X-API-Key must be ASCII"));
     }
     let Some(authorization) = authorization else {
         return Ok(None);
     };
     let form = || wrong("Authorization must be `Bearer ` and an API key or a token");
-    let (scheme, credential) = authorization.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(form)?;
+    let (scheme, credential) = authorization
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(form)?;
     match (scheme.eq_ignore_ascii_case("bearer"), credential.trim()) {
         (true, credential) if !credential.is_empty() => Ok(Some(credential)),
         _ => Err(form()),

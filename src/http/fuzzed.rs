@@ -15,6 +15,7 @@ use super::error::{ApiError, Code};
 use super::params::{self, Pairs};
 use super::transactions::Submission;
 use super::{Api, Metrics};
+use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::domain::Transaction;
 use crate::gateway::Gateway;
@@ -23,8 +24,13 @@ use crate::gateway::Gateway;
 pub(crate) struct Fuzzed(Api);
 
 impl Fuzzed {
-    pub(crate) fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
-        Self(Api::new(gateway, metrics, settings))
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        auth: Arc<Authenticator>,
+        metrics: Metrics,
+        settings: &HttpSettings,
+    ) -> Self {
+        Self(Api::new(gateway, auth, metrics, settings))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

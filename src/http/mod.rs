@@ -3,7 +3,9 @@
 //! Handlers keep no state. A dropped connection drops its handler; what was handed to the store is stored
 //! all the same, and a repeat with the same idempotency key finds it.
 
+mod access;
 mod actions;
+mod auth;
 mod batch;
 mod body;
 mod caller;
@@ -25,11 +27,12 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
+use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
@@ -42,15 +45,22 @@ pub use tls::{Tls, TlsError};
 #[derive(Clone)]
 pub(crate) struct Api {
     gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
 }
 
 impl Api {
-    fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
+    fn new(
+        gateway: Arc<Gateway>,
+        auth: Arc<Authenticator>,
+        metrics: Metrics,
+        settings: &HttpSettings,
+    ) -> Self {
         Self {
             gateway,
+            auth,
             metrics,
             body_limits: BodyLimits {
                 bytes: settings.max_body_bytes,
@@ -62,7 +72,12 @@ impl Api {
 }
 
 /// All routes.
-pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
+pub fn router(
+    gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+) -> Router {
     let routes = Router::new()
         .route(
             "/v1/transactions",
@@ -76,22 +91,33 @@ pub fn router(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) 
         .route("/v1/transactions/{id}/settle", post(actions::settle))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{name}", get(ledgers::get));
-    finish(routes, gateway, metrics, settings)
+        .route("/v1/ledgers/{name}", get(ledgers::get))
+        .route("/v1/keys", post(access::create_key).get(access::list_keys))
+        .route("/v1/keys/{id}", delete(access::revoke_key))
+        .route("/v1/whoami", get(access::whoami))
+        .route("/v1/audit", get(access::audit));
+    finish(routes, Api::new(gateway, auth, metrics, settings))
 }
 
 /// Probes and metrics only: for a process that takes no requests.
-pub fn probes(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    finish(Router::new(), gateway, metrics, settings)
+pub fn probes(
+    gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
+    metrics: Metrics,
+    settings: &HttpSettings,
+) -> Router {
+    finish(Router::new(), Api::new(gateway, auth, metrics, settings))
 }
 
 /// Adds what every process offers.
-fn finish(routes: Router<Api>, gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Router {
-    let api = Api::new(gateway, metrics, settings);
+fn finish(routes: Router<Api>, api: Api) -> Router {
+    let metrics = get(health::metrics).route_layer(middleware::from_fn(auth::may_watch));
     routes
+        .route("/metrics", metrics)
+        // What comes after it is for everybody.
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::guard))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(CatchPanicLayer::custom(|_| {
