@@ -27,6 +27,7 @@ use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
+use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueSettings, Role, Settings};
@@ -165,6 +166,7 @@ pub async fn build_with(
         }
     };
     let reconciler = Reconciler {
+        audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
         hub: hub.clone(),
         clock: clock.clone(),

@@ -11,7 +11,17 @@ use std::path::Path;
 /// Where adapters live: nobody but `app` and the seam's own tests may name one.
 const SEAMS: [&str; 4] = ["store", "queue", "ledger", "notify"];
 /// What the seams, and what lies below them, must not know.
-const ABOVE: [&str; 7] = ["worker", "relay", "gateway", "http", "app", "reconciler", "cli"];
+const ABOVE: [&str; 9] = [
+    "worker",
+    "relay",
+    "gateway",
+    "audit",
+    "auth",
+    "http",
+    "app",
+    "reconciler",
+    "cli",
+];
 
 #[test]
 fn the_layers_hold() {

@@ -6,6 +6,8 @@
 
 mod jwt;
 mod keys;
+#[cfg(test)]
+mod tests;
 mod token;
 mod tokens;
 mod tries;

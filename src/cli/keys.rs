@@ -22,8 +22,6 @@ use crate::gateway::{Scope, Scopes};
 pub struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,
-    #[command(flatten)]
-    config: ConfigArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,33 +46,48 @@ enum KeysCommand {
         /// When it ends [default: never]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3650))]
         expires_in_days: Option<u32>,
+        #[command(flatten)]
+        config: ConfigArgs,
     },
     /// List all keys, newest first
-    List,
+    List {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// End a key for good
     Revoke {
         /// Its identifier: the part between `sg_` and the next `_`
         id: String,
+        #[command(flatten)]
+        config: ConfigArgs,
     },
 }
 
 pub(super) async fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
-    let settings = config::load(args.config.config.as_deref())?.settings;
-    let order = match args.command {
+    let (order, config) = match args.command {
         KeysCommand::Create {
             name,
             tenant,
             scopes,
             expires_in_days,
-        } => KeyOrder::Create(NewKey {
-            name,
-            tenant,
-            scopes: scopes.into_iter().collect(),
-            lasts: expires_in_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
-        }),
-        KeysCommand::List => KeyOrder::List,
-        KeysCommand::Revoke { id } => KeyOrder::Revoke(id),
+            config,
+        } => {
+            let lasts = expires_in_days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60));
+            let scopes = scopes.into_iter().collect();
+            (
+                KeyOrder::Create(NewKey {
+                    name,
+                    tenant,
+                    scopes,
+                    lasts,
+                }),
+                config,
+            )
+        }
+        KeysCommand::List { config } => (KeyOrder::List, config),
+        KeysCommand::Revoke { id, config } => (KeyOrder::Revoke(id), config),
     };
+    let settings = config::load(config.config.as_deref())?.settings;
     let lists = matches!(order, KeyOrder::List);
     let answer = app::manage_keys(&settings, order).await?;
     if lists {

@@ -101,6 +101,9 @@ pub struct GatewayArgs {
     /// Address of the gateway
     #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = DEFAULT_URL, value_parser = client::base_url)]
     pub url: String,
+    /// API key or token, if the gateway asks for one; best by the variable, for others see what is typed
+    #[arg(long, value_name = "KEY", env = "SLUICEGATE_KEY", hide_env_values = true)]
+    pub key: Option<String>,
     /// How often a request is tried while the gateway cannot be reached or is busy (503, 429)
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub tries: u32,

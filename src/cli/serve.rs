@@ -163,10 +163,7 @@ fn scheme(settings: &Settings) -> &'static str {
 }
 
 fn greeting(address: SocketAddr, scheme: &str, summary: &str) -> String {
-    let mut text = format!("Sluicegate {VERSION} listens on {scheme}://{address}\n{summary}\n");
-    if !address.ip().is_loopback() {
-        text += "  warning  anybody who reaches this address may submit: this version has no API keys\n";
-    }
+    let text = format!("Sluicegate {VERSION} listens on {scheme}://{address}\n{summary}\n");
     text + &format!(
         r#"Try it (Ctrl-C stops the gateway):
   curl -i {scheme}://{address}/v1/transactions -H 'Content-Type: application/json' -H 'Prefer: wait=5' \

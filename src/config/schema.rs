@@ -163,6 +163,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
     let settings = RetentionSettings {
         done: days("done_days", default.done),
         failed: days("failed_days", default.failed),
+        audit: days("audit_days", default.audit),
     };
     section.finish();
     settings

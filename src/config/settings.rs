@@ -228,6 +228,8 @@ pub struct RetentionSettings {
     pub done: Option<Duration>,
     /// How long a `failed` record is kept after it settled; `None` is for ever.
     pub failed: Option<Duration>,
+    /// How long an entry of the audit log is kept; `None` is for ever.
+    pub audit: Option<Duration>,
 }
 
 impl Default for RetentionSettings {
@@ -235,6 +237,7 @@ impl Default for RetentionSettings {
         Self {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
+            audit: Some(400 * DAY),
         }
     }
 }

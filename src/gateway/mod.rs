@@ -220,19 +220,43 @@ impl Gateway {
     }
 
     /// How many more may be accepted for a tenant; `None` if there is no limit.
-    fn room(&self, _tenant: &TenantName) -> Option<u64> {
+    fn room(&self, tenant: &TenantName) -> Option<u64> {
+        let own = self.room_of(tenant).map(|(room, _)| room);
+        own.into_iter().chain(self.room_for_all()).min()
+    }
+
+    /// What its own limit leaves to a tenant, and the limit.
+    fn room_of(&self, tenant: &TenantName) -> Option<(u64, u64)> {
+        let limit = self.0.tenants.max_pending(tenant)?;
+        Some((limit.saturating_sub(self.0.store.pending_of(tenant)), limit))
+    }
+
+    fn room_for_all(&self) -> Option<u64> {
         let backpressure = &self.0.backpressure;
         let limited = backpressure.mode == BackpressureMode::Drop;
         limited.then(|| backpressure.max_pending.get().saturating_sub(self.pending()))
     }
 
     /// The refusal of what there is no room for.
-    fn full(&self, _tenant: &TenantName, lane: &Lane) -> Refusal {
-        let max_pending = self.0.backpressure.max_pending.get();
-        let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
-        Refusal::BacklogFull {
-            max_pending,
-            retry_after: Duration::from_secs_f64(seconds),
+    fn full(&self, tenant: &TenantName, lane: &Lane) -> Refusal {
+        let retry_after = |max_pending: u64| {
+            let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
+            Duration::from_secs_f64(seconds)
+        };
+        match (self.room_of(tenant), self.room_for_all()) {
+            (Some((own, limit)), all) if all.is_none_or(|all| own <= all) => {
+                Refusal::Tenant(TenantRefusal::Full {
+                    max_pending: limit,
+                    retry_after: retry_after(limit),
+                })
+            }
+            _ => {
+                let max_pending = self.0.backpressure.max_pending.get();
+                Refusal::BacklogFull {
+                    max_pending,
+                    retry_after: retry_after(max_pending),
+                }
+            }
         }
     }
 

@@ -18,6 +18,13 @@ pub enum TenantRefusal {
     NotAllowed(String),
     /// It is faster than it may be; it is to wait so long.
     TooFast(Duration),
+    /// It has as many unsettled transactions as it may.
+    Full {
+        /// How many that is.
+        max_pending: u64,
+        /// When half a per cent of it should be worked off.
+        retry_after: Duration,
+    },
 }
 
 /// The tenants that have limits.
@@ -49,6 +56,11 @@ impl Tenants {
             .get(tenant)
             .and_then(|limits| limits.settings.ledgers.as_ref());
         ledgers.is_none_or(|ledgers| ledgers.iter().any(|allowed| allowed.as_str() == ledger))
+    }
+
+    /// How many unsettled transactions `tenant` may have.
+    pub(super) fn max_pending(&self, tenant: &TenantName) -> Option<u64> {
+        Some(self.0.get(tenant)?.settings.max_pending?.get())
     }
 
     /// Whether `tenant` may call this contract now; if so, that counts.

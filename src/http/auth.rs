@@ -5,7 +5,7 @@
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -36,19 +36,25 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
-    let method = parts.method.clone();
-    let route = parts
-        .extensions
-        .get::<MatchedPath>()
-        .map(|route| route.as_str().to_owned());
-    let target = parts.uri.path().to_owned();
+    let Some((action, target)) = action(&parts) else {
+        parts.extensions.insert(caller);
+        return next.run(Request::from_parts(parts, body)).await;
+    };
     parts.extensions.insert(caller.clone());
     let response = next.run(Request::from_parts(parts, body)).await;
-    let acts = !method.is_safe() && method != Method::OPTIONS;
-    match route.filter(|route| acts && !NO_ACTIONS.contains(&&**route)) {
-        Some(route) => audited(&api, &caller, &format!("{method} {route}"), &target, response).await,
-        None => response,
-    }
+    audited(&api, &caller, &action, &target, response).await
+}
+
+/// What the audit log calls a request, and what it is about, if it is an operator's.
+fn action(request: &Parts) -> Option<(String, String)> {
+    let route = request.extensions.get::<MatchedPath>()?.as_str();
+    let acts = !request.method.is_safe() && !NO_ACTIONS.contains(&route);
+    acts.then(|| {
+        (
+            format!("{} {route}", request.method),
+            request.uri.path().to_owned(),
+        )
+    })
 }
 
 async fn audited(api: &Api, caller: &Caller, action: &str, target: &str, response: Response) -> Response {

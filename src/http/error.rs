@@ -333,6 +333,11 @@ impl From<TenantRefusal> for ApiError {
                 "the tenant has more requests per second than it may (tenants.NAME.rate_per_second); nothing was done, repeat the request later",
             )
             .later(wait),
+            TenantRefusal::Full { max_pending, retry_after } => Self::new(
+                Code::TenantFull,
+                format!("{max_pending} transactions of the tenant wait, which is all that it may have (tenants.NAME.max_pending); nothing was stored, repeat the request later"),
+            )
+            .later(retry_after),
         }
     }
 }

@@ -6,6 +6,9 @@
 )]
 
 mod accept;
+mod access;
+mod access_tenants;
+mod access_tokens;
 mod attempts;
 mod backpressure;
 mod backup;
@@ -16,6 +19,7 @@ mod bad_values;
 #[path = "../support/basics.rs"]
 mod basics;
 mod cli_client;
+mod cli_keys;
 mod cli_migrate;
 mod cli_server;
 mod cli_store;
