@@ -264,8 +264,10 @@ impl App {
         let drain = settings.shutdown.drain;
         let stop = CancellationToken::new();
         let router = match settings.role {
-            Role::All | Role::Api => http::router(gateway, auth.clone(), metrics, &settings.http),
-            Role::Worker => http::probes(gateway, auth.clone(), metrics, &settings.http),
+            Role::All | Role::Api => {
+                http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
+            }
+            Role::Worker => http::probes(gateway, auth.clone(), metrics, &settings.http, tasks.clone()),
         };
         let lanes = match settings.role {
             Role::All | Role::Worker => lanes,

@@ -91,7 +91,7 @@ impl Audit {
         };
         let from = entry.from.map(tracing::field::display);
         tracing::info!(target: TARGET, who = entry.who, from, action, target, "an operator acts");
-        DocumentChange::create(KIND, key_at(entry.at).to_string(), &entry)
+        DocumentChange::create(KIND, Uuid::now_v7().to_string(), &entry)
     }
 
     /// Up to `limit` entries, newest first, older than the one of key `before`; each with its key.
@@ -126,13 +126,6 @@ impl Audit {
         }
         Ok(count)
     }
-}
-
-/// A new key: later ones are greater, of one millisecond at random.
-fn key_at(at: Timestamp) -> Uuid {
-    let (seconds, millis) = (at.as_millis() / 1000, at.as_millis() % 1000);
-    let nanos = u32::try_from(millis * 1_000_000).unwrap_or(0);
-    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos))
 }
 
 /// Tells who brought a transaction.

@@ -1,7 +1,7 @@
 //! Background care: what no request and no delivery would get to.
 //!
 //! - Transactions whose deadline passes while they wait in a long backlog fail as expired on time.
-//! - Settled records, and entries of the audit log, are removed when retention says so.
+//! - Settled records, entries of the audit log, and the order in which records changed are removed when retention says so.
 //! - Metric samples are folded.
 //!
 //! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
@@ -26,6 +26,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: u32 = 10;
 const PRUNE_AT_ONCE: usize = 200;
 const EXPIRE_AT_ONCE: usize = 500;
+const FORGET_AT_ONCE: usize = 2_000;
 
 /// What the reconciler works with.
 pub struct Reconciler {
@@ -88,6 +89,8 @@ impl Reconciler {
                 let before = self.clock.now().minus(keep);
                 while self.audit.prune(before, PRUNE_AT_ONCE).await? == PRUNE_AT_ONCE {}
             }
+            let before = self.clock.now().minus(self.retention.events);
+            while self.store.forget_changes(before, FORGET_AT_ONCE).await? == FORGET_AT_ONCE {}
         }
         Ok(())
     }
@@ -163,6 +166,7 @@ mod tests {
                 done: None,
                 failed: None,
                 audit: None,
+                events: Duration::from_secs(3_600),
             },
             metrics,
             lanes: BTreeMap::new(),

@@ -148,18 +148,12 @@ impl Keys {
         }
     }
 
-    fn learn(&self, key: ApiKey) -> Arc<ApiKey> {
+    fn learn(&self, key: ApiKey) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // What was read before a revocation may be told after it.
-        if let Some(known) = known
-            .get(&key.id)
-            .filter(|known| known.revoked_at.is_some() || **known == Arc::new(key.clone()))
-        {
-            return known.clone();
+        if known.get(&key.id).is_none_or(|known| known.revoked_at.is_none()) {
+            known.insert(key.id.clone(), Arc::new(key));
         }
-        let key = Arc::new(key);
-        known.insert(key.id.clone(), key.clone());
-        key
     }
 
     /// Whether there never was one.

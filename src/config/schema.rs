@@ -14,8 +14,8 @@ use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
 use super::settings::{
     BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, EmbeddedStoreSettings,
-    HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings, Role,
-    Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+    HOUR, HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings,
+    Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
 use super::{access, fabric, postgres, rabbitmq};
@@ -83,6 +83,8 @@ fn http(mut section: Section<'_>) -> HttpSettings {
         header_timeout: section.duration_ms("header_timeout_ms", default.header_timeout, 100..=600_000),
         body_timeout: section.duration_ms("body_timeout_ms", default.body_timeout, 100..=3_600_000),
         max_wait: section.duration_s("max_wait_seconds", default.max_wait, 1..=3600),
+        max_streams: section.u32_in("max_streams", default.max_streams, 0..=1_000_000),
+        stream_heartbeat: section.duration_s("stream_heartbeat_seconds", default.stream_heartbeat, 1..=3600),
     };
     section.finish();
     settings
@@ -160,10 +162,21 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         let days = section.u64_in(key, default, 0..=36_500);
         (days > 0).then(|| Duration::from_secs(days * DAY.as_secs()))
     };
+    let (done, failed, audit) = (
+        days("done_days", default.done),
+        days("failed_days", default.failed),
+        days("audit_days", default.audit),
+    );
+    let hours = section.u64_in(
+        "events_hours",
+        default.events.as_secs() / HOUR.as_secs(),
+        1..=87_600,
+    );
     let settings = RetentionSettings {
-        done: days("done_days", default.done),
-        failed: days("failed_days", default.failed),
-        audit: days("audit_days", default.audit),
+        done,
+        failed,
+        events: Duration::from_secs(hours * HOUR.as_secs()),
+        audit,
     };
     section.finish();
     settings

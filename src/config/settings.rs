@@ -18,6 +18,8 @@ use crate::kv::EngineKind;
 
 /// One day.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// One hour.
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 /// One mebibyte.
 pub(super) const MEBIBYTE: usize = 1024 * 1024;
 
@@ -107,6 +109,10 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// How many event streams may be open.
+    pub max_streams: u32,
+    /// How long an event stream may be silent before it gives a sign of life.
+    pub stream_heartbeat: Duration,
 }
 
 impl Default for HttpSettings {
@@ -118,6 +124,8 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            max_streams: 10_000,
+            stream_heartbeat: Duration::from_secs(15),
         }
     }
 }
@@ -230,6 +238,8 @@ pub struct RetentionSettings {
     pub failed: Option<Duration>,
     /// How long an entry of the audit log is kept; `None` is for ever.
     pub audit: Option<Duration>,
+    /// How long it is known in which order records changed: for event streams that go on where they were.
+    pub events: Duration,
 }
 
 impl Default for RetentionSettings {
@@ -238,6 +248,7 @@ impl Default for RetentionSettings {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
             audit: Some(400 * DAY),
+            events: 7 * DAY,
         }
     }
 }

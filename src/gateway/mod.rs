@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 pub use crate::ledger::{Query, QueryError};
 pub use batch::Item;
@@ -33,7 +34,7 @@ use crate::notify::StatusHub;
 pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
 use crate::store::documents::DocumentStore;
-use crate::store::{Backlog, Filter, Inserted, Page, StoreError, TransactionStore};
+use crate::store::{Backlog, Changes, Filter, Inserted, Page, Position, StoreError, TransactionStore};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Lane;
 
@@ -332,6 +333,32 @@ impl Gateway {
                 return self.get(caller, id).await;
             }
         }
+    }
+
+    /// What changed after a position ([`TransactionStore::changes`]), whoever may see it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn changes(&self, after: Position, limit: usize) -> Result<Option<Changes>, StoreError> {
+        self.0.store.changes(after, limit).await
+    }
+
+    /// The position after all that has changed so far.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_change(&self) -> Result<Position, StoreError> {
+        self.0.store.last_change().await
+    }
+
+    /// Notifies all who wait whenever a record changed in this process.
+    pub fn changed(&self) -> Arc<Notify> {
+        self.0.store.changed()
+    }
+
+    /// Who is told of changes of one transaction, and of the end.
+    pub fn hub(&self) -> &Arc<StatusHub> {
+        &self.0.hub
     }
 
     /// A page of those records that the caller may see, newest first.

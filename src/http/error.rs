@@ -65,11 +65,13 @@ pub enum Code {
     Forbidden,
     /// The transaction is not in a state in which this can be done.
     NotNow,
+    /// As many event streams are open as may be.
+    TooManyStreams,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -95,6 +97,7 @@ impl Code {
         Self::NotForTenant,
         Self::Forbidden,
         Self::NotNow,
+        Self::TooManyStreams,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -146,6 +149,7 @@ impl Code {
                 S::CONFLICT,
                 "The transaction's state does not allow it",
             ),
+            Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
         }
     }
 }

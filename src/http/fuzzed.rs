@@ -30,7 +30,13 @@ impl Fuzzed {
         metrics: Metrics,
         settings: &HttpSettings,
     ) -> Self {
-        Self(Api::new(gateway, auth, metrics, settings))
+        Self(Api::new(
+            gateway,
+            auth,
+            metrics,
+            settings,
+            tokio_util::task::TaskTracker::new(),
+        ))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

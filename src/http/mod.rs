@@ -11,6 +11,7 @@ mod body;
 mod caller;
 mod dto;
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod health;
@@ -28,10 +29,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
+use self::events::Feed;
 use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
@@ -49,6 +53,11 @@ pub(crate) struct Api {
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
+    /// Where those who follow changes get them from.
+    feed: Arc<Feed>,
+    /// The right to have an event stream open.
+    streams: Arc<Semaphore>,
+    heartbeat: Duration,
 }
 
 impl Api {
@@ -57,8 +66,12 @@ impl Api {
         auth: Arc<Authenticator>,
         metrics: Metrics,
         settings: &HttpSettings,
+        tasks: TaskTracker,
     ) -> Self {
         Self {
+            feed: Feed::new(gateway.clone(), tasks),
+            streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
+            heartbeat: settings.stream_heartbeat,
             gateway,
             auth,
             metrics,
@@ -77,6 +90,7 @@ pub fn router(
     auth: Arc<Authenticator>,
     metrics: Metrics,
     settings: &HttpSettings,
+    tasks: TaskTracker,
 ) -> Router {
     let routes = Router::new()
         .route(
@@ -89,6 +103,8 @@ pub fn router(
         .route("/v1/transactions/{id}/cancel", post(actions::cancel))
         .route("/v1/transactions/{id}/retry", post(actions::retry))
         .route("/v1/transactions/{id}/settle", post(actions::settle))
+        .route("/v1/transactions/{id}/events", get(events::of_one))
+        .route("/v1/events", get(events::all))
         .route("/v1/query", post(ledgers::query))
         .route("/v1/ledgers", get(ledgers::list))
         .route("/v1/ledgers/{name}", get(ledgers::get))
@@ -96,7 +112,7 @@ pub fn router(
         .route("/v1/keys/{id}", delete(access::revoke_key))
         .route("/v1/whoami", get(access::whoami))
         .route("/v1/audit", get(access::audit));
-    finish(routes, Api::new(gateway, auth, metrics, settings))
+    finish(routes, Api::new(gateway, auth, metrics, settings, tasks))
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -105,8 +121,9 @@ pub fn probes(
     auth: Arc<Authenticator>,
     metrics: Metrics,
     settings: &HttpSettings,
+    tasks: TaskTracker,
 ) -> Router {
-    finish(Router::new(), Api::new(gateway, auth, metrics, settings))
+    finish(Router::new(), Api::new(gateway, auth, metrics, settings, tasks))
 }
 
 /// Adds what every process offers.

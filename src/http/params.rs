@@ -47,7 +47,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
     }
 }
 
-fn bad(name: &str, detail: impl Into<String>) -> ApiError {
+pub(super) fn bad(name: &str, detail: impl Into<String>) -> ApiError {
     ApiError::field(Code::InvalidParameter, name, detail)
 }
 
@@ -176,35 +176,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
     for (name, value) in pairs {
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
         match name.as_str() {
-            "status" => {
-                let status = Status::ALL.into_iter().find(|status| status.as_str() == value);
-                filter.status = Some(status.ok_or_else(|| wrong("must be pending, done or failed"))?);
-            }
-            "stage" => {
-                let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == value);
-                filter.stage = Some(
-                    stage.ok_or_else(|| wrong("must be queued, preparing, submitted, backoff or parked"))?,
-                );
-            }
-            "ledger" => {
-                let ledger = LedgerName::new(&value);
-                filter.ledger = Some(ledger.ok_or_else(|| wrong("is not the name of a ledger"))?);
-            }
-            "tenant" => {
-                let tenant = TenantName::new(&value).ok_or_else(|| wrong("is not the name of a tenant"))?;
-                if caller.tenant.as_ref().is_some_and(|own| *own != tenant) {
-                    return Err(wrong(
-                        "is not the tenant that these credentials belong to; leave it out",
-                    ));
-                }
-                filter.tenant = Some(tenant);
-            }
-            "tx_id" => filter.tx_id = Some(value),
             "idempotency_key" => key = Some(value),
-            "contract" => filter.contract = Some(value),
-            "function" => filter.function = Some(value),
-            "created_from" => filter.created_from = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
-            "created_before" => filter.created_before = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
             "limit" => {
                 let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
                 limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
@@ -215,16 +187,12 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
                         wrong("is not a cursor; take next_cursor of the page before as it is")
                     })?);
             }
-            other => match other.strip_prefix("metadata.") {
-                Some(label) => {
-                    filter.metadata.insert(label.to_owned(), value);
-                }
-                None => {
-                    return Err(wrong(
-                        "is not known; there are status, stage, ledger, contract, function, tenant, tx_id, idempotency_key, created_from, created_before, metadata.<label>, limit and cursor",
-                    ));
-                }
-            },
+            _ if !narrow(&mut filter, &name, value, caller)? => {
+                return Err(wrong(&format!(
+                    "is not known; there are {CONDITIONS}, idempotency_key, limit and cursor"
+                )));
+            }
+            _ => {}
         }
     }
     Ok(Listing {
@@ -257,6 +225,89 @@ pub(crate) fn audit_page(pairs: Vec<(String, String)>) -> Result<(Option<Uuid>, 
         }
     }
     Ok((cursor, limit))
+}
+
+/// The parameters of a stream of events: conditions as in a listing.
+pub(crate) fn filter(pairs: Vec<(String, String)>, caller: &Caller) -> Result<Filter, ApiError> {
+    let mut filter = Filter::default();
+    each_once(&pairs)?;
+    for (name, value) in pairs {
+        if !narrow(&mut filter, &name, value, caller)? {
+            let detail = format!("is not known here; there are {CONDITIONS}, and last_event_id");
+            return Err(bad(&format!("#query/{name}"), detail));
+        }
+    }
+    Ok(filter)
+}
+
+/// No parameter is left.
+pub(crate) fn none_known(pairs: &[(String, String)]) -> Result<(), ApiError> {
+    match pairs.first() {
+        Some((name, _)) => Err(bad(
+            &format!("#query/{name}"),
+            "is not known here; the only parameter is last_event_id",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The last event that a client saw: in the header, as browsers send it when they come back, or in the parameter
+/// `last_event_id`, which is taken out.
+pub(crate) fn last_event(
+    headers: &HeaderMap,
+    mut pairs: Vec<(String, String)>,
+) -> Result<(Vec<(String, String)>, Option<String>), ApiError> {
+    let header = single(headers, HeaderName::from_static("last-event-id"), "Last-Event-ID")?;
+    each_once(&pairs)?;
+    let place = pairs.iter().position(|(name, _)| name == "last_event_id");
+    let parameter = place.map(|place| pairs.swap_remove(place).1);
+    // The header is newer: a browser repeats the address that it began with.
+    Ok((pairs, header.or(parameter).filter(|id| !id.is_empty())))
+}
+
+/// What records can be chosen by.
+const CONDITIONS: &str = "status, stage, ledger, contract, function, tenant, tx_id, created_from, created_before, metadata.<label>";
+
+/// Adds a condition, if `name` is one.
+fn narrow(filter: &mut Filter, name: &str, value: String, caller: &Caller) -> Result<bool, ApiError> {
+    let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
+    match name {
+        "status" => {
+            let status = Status::ALL.into_iter().find(|status| status.as_str() == value);
+            filter.status = Some(status.ok_or_else(|| wrong("must be pending, done or failed"))?);
+        }
+        "stage" => {
+            let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == value);
+            let stage =
+                stage.ok_or_else(|| wrong("must be queued, preparing, submitted, backoff or parked"))?;
+            filter.stage = Some(stage);
+        }
+        "ledger" => {
+            let ledger = LedgerName::new(&value);
+            filter.ledger = Some(ledger.ok_or_else(|| wrong("is not the name of a ledger"))?);
+        }
+        "tenant" => {
+            let tenant = TenantName::new(&value).ok_or_else(|| wrong("is not the name of a tenant"))?;
+            if caller.tenant.as_ref().is_some_and(|own| *own != tenant) {
+                return Err(wrong(
+                    "is not the tenant that these credentials belong to; leave it out",
+                ));
+            }
+            filter.tenant = Some(tenant);
+        }
+        "tx_id" => filter.tx_id = Some(value),
+        "contract" => filter.contract = Some(value),
+        "function" => filter.function = Some(value),
+        "created_from" => filter.created_from = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
+        "created_before" => filter.created_before = Some(moment(&value).ok_or_else(|| wrong(MOMENT))?),
+        other => match other.strip_prefix("metadata.") {
+            Some(label) => {
+                filter.metadata.insert(label.to_owned(), value);
+            }
+            None => return Ok(false),
+        },
+    }
+    Ok(true)
 }
 
 const MOMENT: &str = "must be a moment such as 2026-01-31T12:00:00Z";

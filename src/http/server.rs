@@ -11,6 +11,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::add_extension::AddExtension;
@@ -23,6 +24,9 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// When no connection can be accepted (no file descriptors left), it waits so long and tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A client that takes nothing of its answer for so long is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Who is at the other end of a connection, as far as the connection tells. Every request carries it as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -34,7 +38,7 @@ pub(crate) struct Peer {
 /// Serves `router` on `listener` until `stop`, then lets requests under way finish, at most `drain` long.
 ///
 /// A connection whose request headers do not arrive within `header_timeout` is closed; so is one that is
-/// idle for that long, and with `tls` one whose handshake takes longer.
+/// idle for that long, with `tls` one whose handshake takes longer, and one whose client does not read its answer.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
@@ -135,6 +139,9 @@ impl Connection {
                 crate::failpoint::reached("accept-after-reply");
             }
         });
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let stream = Box::pin(stream);
         let service = TowerToHyperService::new(AddExtension::new(self.router, self.peer));
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         if let Err(error) = self.watcher.watch(connection).await {

@@ -4,10 +4,10 @@
 //! transactions that nobody waits for.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::{Transaction, TransactionId};
 
@@ -15,21 +15,23 @@ use crate::domain::{Transaction, TransactionId};
 #[derive(Default)]
 pub struct StatusHub {
     waiting: Mutex<HashMap<TransactionId, Waiting>>,
-    /// Set once the process is about to end.
-    released: AtomicBool,
+    /// Cancelled once the process is about to end.
+    released: CancellationToken,
 }
 
 #[derive(Default)]
 struct Waiting {
     waiters: usize,
     settled: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
-/// Somebody who waits for a transaction to be settled.
+/// Somebody who waits for a transaction to change.
 pub struct Waiter {
     hub: Arc<StatusHub>,
     id: TransactionId,
     settled: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl StatusHub {
@@ -42,25 +44,35 @@ impl StatusHub {
             hub: self.clone(),
             id,
             settled: waiting.settled.clone(),
+            changed: waiting.changed.clone(),
         }
     }
 
     /// The process is about to end: everybody reads the record as it stands and goes.
     pub fn release_all(&self) {
-        // The flag first, so that whoever starts to listen is either told or sees it.
-        self.released.store(true, Ordering::Release);
+        // This first, so that whoever starts to listen is either told or sees it.
+        self.released.cancel();
         self.look_again();
     }
 
     /// Whether there is no point in waiting any more.
     pub fn is_released(&self) -> bool {
-        self.released.load(Ordering::Acquire)
+        self.released.is_cancelled()
+    }
+
+    /// Ends once there is no point in waiting any more. Cancel safe.
+    pub async fn released(&self) {
+        self.released.cancelled().await;
     }
 
     /// A new version of a transaction was stored.
     pub fn changed(&self, tx: &Transaction) {
-        if tx.is_settled() {
-            self.settled(tx.id);
+        let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = map.get(&tx.id) {
+            waiting.changed.notify_waiters();
+            if tx.is_settled() {
+                waiting.settled.notify_waiters();
+            }
         }
     }
 
@@ -68,14 +80,21 @@ impl StatusHub {
     pub fn settled(&self, id: TransactionId) {
         let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = map.get(&id) {
-            waiting.settled.notify_waiters();
+            waiting.tell_all();
         }
     }
 
     /// Something may have been missed: everybody reads the record they wait for.
     pub fn look_again(&self) {
         let map = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        map.values().for_each(|waiting| waiting.settled.notify_waiters());
+        map.values().for_each(Waiting::tell_all);
+    }
+}
+
+impl Waiting {
+    fn tell_all(&self) {
+        self.settled.notify_waiters();
+        self.changed.notify_waiters();
     }
 }
 
@@ -84,6 +103,12 @@ impl Waiter {
     pub fn settled(&self) -> impl Future<Output = ()> + '_ {
         // A `Notified` counts from its creation, not from its first poll.
         self.settled.notified()
+    }
+
+    /// A future that ends when this process changes the transaction after this call, when it is settled by whatever
+    /// process, or when either may have happened. Cancel safe.
+    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.changed.notified()
     }
 }
 

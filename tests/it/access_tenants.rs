@@ -7,7 +7,7 @@ use sluicegate::config::{Settings, TenantRate, TenantSettings};
 use sluicegate::domain::{LedgerName, TenantName};
 
 use crate::access::{asked, make_key, operator};
-use crate::support::{Answer, TestApp, add, stall};
+use crate::support::{Answer, DEADLINE, TestApp, add, stall};
 
 fn limit(settings: &mut Settings, name: &str, limits: TenantSettings) {
     settings
@@ -78,6 +78,7 @@ async fn i9_another_tenants_record_is_as_good_as_none() {
         ("GET", "", None),
         ("GET", "?wait=1", None),
         ("GET", "/attempts", None),
+        ("GET", "/events", None),
         ("POST", "/cancel", None),
         ("POST", "/retry", None),
         ("POST", "/settle", Some(&settle)),
@@ -91,7 +92,8 @@ async fn i9_another_tenants_record_is_as_good_as_none() {
             missing.text,
             "{method} {rest}"
         );
-        if method == "GET" {
+        // A stream of events has no end.
+        if method == "GET" && rest != "/events" {
             asked(&app, &operator, method, &at(&own.id()), body)
                 .await
                 .expect(200);
@@ -112,6 +114,43 @@ async fn i9_another_tenants_record_is_as_good_as_none() {
     assert_eq!(ids(&app, &operator, "tenant=emca").await, [theirs.id()]);
     let other = asked(&app, &acme, "GET", "/v1/transactions?tenant=emca", None).await;
     other.fault(400, "SG-0009", "#query/tenant");
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn i9_events_are_of_the_own_records() {
+    let app = TestApp::stalled().await;
+    let operator = operator(&app).await;
+    let acme = tenant_key(&app, &operator, "acme").await;
+    let emca = tenant_key(&app, &operator, "emca").await;
+    let mut events = app
+        .request("GET", "/v1/events")
+        .bearer_auth(&acme)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(events.status(), 200);
+    let theirs = submit(&app, &emca, None, &add("visits", 1))
+        .await
+        .expect(202)
+        .id();
+    let by_operator = submit(&app, &operator, None, &add("visits", 1))
+        .await
+        .expect(202)
+        .id();
+    let own = submit(&app, &acme, None, &add("visits", 1))
+        .await
+        .expect(202)
+        .id();
+    let mut told = String::new();
+    while !told.contains(&own) {
+        let chunk = tokio::time::timeout(DEADLINE, events.chunk())
+            .await
+            .expect("in time");
+        told += std::str::from_utf8(&chunk.expect("goes on").expect("has no end")).expect("UTF-8");
+    }
+    // They came before it.
+    assert!(!told.contains(&theirs) && !told.contains(&by_operator), "{told}");
     app.leave().await;
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use sluicegate::app;
-use sluicegate::clock::SystemClock;
+use sluicegate::clock::{Clock, SystemClock};
 use sluicegate::config::{Settings, StoreSettings};
+use sluicegate::ledger::LedgerBackend;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,18 @@ impl TestApp {
         main.retry.conflict.max_attempts = None;
         fast(&mut settings);
         change(&mut settings);
-        Self::open(settings, folder).await
+        Self::open(settings, folder, Arc::new(SystemClock), None).await
+    }
+
+    /// In front of this ledger, by this clock.
+    pub(crate) async fn on(
+        ledger: Arc<dyn LedgerBackend>,
+        clock: Arc<dyn Clock>,
+        mut settings: Settings,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        settings.store = StoreSettings::embedded_at(folder.path().join("data"));
+        Self::open(settings, folder, clock, Some(ledger)).await
     }
 
     /// A gateway that accepts and submits nothing, for as long as any test runs.
@@ -55,8 +67,13 @@ impl TestApp {
         Self::with(stall).await
     }
 
-    async fn open(settings: Settings, folder: TempDir) -> Self {
-        let app = app::build_with(settings.clone(), Arc::new(SystemClock), &|_| None)
+    async fn open(
+        settings: Settings,
+        folder: TempDir,
+        clock: Arc<dyn Clock>,
+        ledger: Option<Arc<dyn LedgerBackend>>,
+    ) -> Self {
+        let app = app::build_with(settings.clone(), clock, &|_| ledger.clone())
             .await
             .expect("builds");
         let address = app.address();
@@ -232,6 +249,6 @@ impl Stopped {
     /// Starts it again, with settings changed.
     pub(crate) async fn reopen(mut self, change: impl FnOnce(&mut Settings)) -> TestApp {
         change(&mut self.settings);
-        TestApp::open(self.settings, self.folder).await
+        TestApp::open(self.settings, self.folder, Arc::new(SystemClock), None).await
     }
 }

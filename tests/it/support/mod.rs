@@ -4,6 +4,7 @@ mod answer;
 mod app;
 pub(crate) mod cli;
 pub(crate) mod cut;
+pub(crate) mod events;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
 pub(crate) mod raw;

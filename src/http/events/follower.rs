@@ -1,0 +1,175 @@
+//! One client that follows all changes that it may see.
+//!
+//! It reads from the store until it has caught up, then takes what all are told; falling behind, it reads from the store
+//! again. Its position only moves forward, over what it was shown and over what does not concern it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::sse::Event;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::time::Instant;
+
+use super::feed::{Feed, Update};
+use super::{ApiError, heartbeat, ready, transaction};
+use crate::store::{Filter, Position};
+
+/// After the store refused, it waits so long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a client asks for.
+pub(super) struct Start {
+    pub(super) filter: Filter,
+    /// The last event that it saw, if it comes back.
+    pub(super) after: Option<Position>,
+    pub(super) heartbeat: Duration,
+}
+
+/// How it gets what is next.
+enum Way {
+    /// From the store.
+    CatchingUp,
+    /// From what all are told.
+    Following(broadcast::Receiver<Arc<Update>>),
+}
+
+pub(super) struct Follower {
+    feed: Arc<Feed>,
+    filter: Filter,
+    heartbeat: Duration,
+    way: Way,
+    /// Up to here everything was told or does not concern it.
+    at: Position,
+    /// The last id that the client was given.
+    given: Position,
+    /// Events that are ready to be sent.
+    ahead: VecDeque<Event>,
+    /// The right to hold them, if they were read from the store.
+    held: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    pub(super) async fn start(
+        feed: Arc<Feed>,
+        start: Start,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self, ApiError> {
+        let mut ahead = VecDeque::new();
+        let known = match start.after {
+            Some(after) => feed.gateway().changes(after, 0).await?.map(|_| after),
+            None => None,
+        };
+        let at = match known {
+            Some(at) => at,
+            None => feed.gateway().last_change().await?,
+        };
+        if start.after.is_some() && known.is_none() {
+            ahead.push_back(reset(at));
+        } else {
+            ahead.push_back(ready(&at.to_string()));
+        }
+        Ok(Self {
+            feed,
+            filter: start.filter,
+            heartbeat: start.heartbeat,
+            way: Way::CatchingUp,
+            at,
+            given: at,
+            ahead,
+            held: None,
+            _permit: permit,
+        })
+    }
+
+    /// The next event; `None` when the process ends.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        let beat = Instant::now() + self.heartbeat;
+        loop {
+            if let Some(event) = self.ahead.pop_front() {
+                return Some(event);
+            }
+            self.held = None;
+            let hub = self.feed.gateway().hub().clone();
+            tokio::select! {
+                () = self.advance() => {}
+                () = tokio::time::sleep_until(beat) => return Some(self.beat()),
+                () = hub.released() => return None,
+            }
+        }
+    }
+
+    /// Takes one step on its way. Cancel safe: the position moves with what is put ahead.
+    async fn advance(&mut self) {
+        match &mut self.way {
+            Way::CatchingUp => self.catch_up().await,
+            Way::Following(told) => match told.recv().await {
+                Ok(update) if update.at <= self.at => {}
+                Ok(update) if update.record.is_none() => self.way = Way::CatchingUp,
+                Ok(update) => self.take(&update),
+                Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {
+                    self.way = Way::CatchingUp;
+                }
+            },
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        let feed = self.feed.clone();
+        // Following before the last look: what changes in between is told or read, or both.
+        let told = feed.follow();
+        match feed.catch_up(self.at).await {
+            Ok(Some(read)) => {
+                for update in &read.updates {
+                    self.take(update);
+                }
+                self.at = read.next;
+                self.held = Some(read.held);
+                if !read.more {
+                    self.way = Way::Following(told);
+                }
+            }
+            Ok(None) => match feed.gateway().last_change().await {
+                Ok(last) => {
+                    self.at = last;
+                    self.given = last;
+                    self.ahead.push_back(reset(last));
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            },
+            Err(error) => {
+                tracing::debug!(%error, "changes cannot be read");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn take(&mut self, update: &Update) {
+        self.at = update.at;
+        if let Some((tx, json)) = &update.record
+            && self.filter.matches(tx)
+        {
+            self.given = update.at;
+            self.ahead.push_back(transaction(&update.at.to_string(), json));
+        }
+    }
+
+    /// A sign of life. If much has passed that did not concern the client, it tells how far that is, so that the client
+    /// does not go back to it.
+    fn beat(&mut self) -> Event {
+        if self.at == self.given {
+            return heartbeat();
+        }
+        self.given = self.at;
+        Event::default()
+            .event("position")
+            .id(self.at.to_string())
+            .data("{}")
+    }
+}
+
+/// What the client saw last is not known any more: it has to list anew, and goes on from here.
+fn reset(at: Position) -> Event {
+    Event::default().event("reset").id(at.to_string()).data("{}")
+}

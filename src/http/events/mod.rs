@@ -1,0 +1,197 @@
+//! `/v1/events` and `/v1/transactions/{id}/events`: changes as server-sent events.
+//!
+//! An event is a record as it stands; its id is the place of that change, so a client that comes back with the last id it
+//! saw goes on right behind it, at any node and after any restart. Whoever does not read is cut off by the connection's
+//! time-out for writing (`server.rs`): here nothing is kept for them.
+
+mod feed;
+mod follower;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, stream};
+use tokio::sync::OwnedSemaphorePermit;
+
+pub(super) use self::feed::Feed;
+use self::follower::{Follower, Start};
+use super::Api;
+use super::caller::Who;
+use super::dto::TransactionView;
+use super::error::{ApiError, Code};
+use super::params::{self, Name, Pairs};
+use super::transactions::{missing, transaction_id};
+use crate::domain::{Transaction, TransactionId};
+use crate::gateway::{Caller, Scope};
+use crate::notify::Waiter;
+use crate::store::StoreError;
+
+/// Stages that other processes change are looked for so often; what they settle is told at once.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// `GET /v1/events`.
+pub(crate) async fn all(
+    State(api): State<Api>,
+    who: Who,
+    Pairs(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Read])?;
+    let (pairs, last) = params::last_event(&headers, pairs)?;
+    let mut filter = params::filter(pairs, &caller)?;
+    if let Some(tenant) = &caller.tenant {
+        filter.tenant = Some(tenant.clone());
+    }
+    let after = match last.map(|last| last.parse()).transpose() {
+        Ok(after) => after,
+        Err(error) => return Err(params::bad("#header/Last-Event-ID", format!("{error}"))),
+    };
+    let permit = api.stream_permit()?;
+    let start = Start {
+        filter,
+        after,
+        heartbeat: api.heartbeat,
+    };
+    let follower = Follower::start(api.feed.clone(), start, permit).await?;
+    let events = stream::unfold(follower, async |mut follower| {
+        let event = follower.next().await?;
+        Some((Ok(event), follower))
+    });
+    Ok(response(events))
+}
+
+/// `GET /v1/transactions/{id}/events`.
+pub(crate) async fn of_one(
+    State(api): State<Api>,
+    who: Who,
+    Name(id): Name,
+    Pairs(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let caller = who.with(&[Scope::Read])?;
+    let id = transaction_id(&id)?;
+    let (pairs, last) = params::last_event(&headers, pairs)?;
+    params::none_known(&pairs)?;
+    let seen = match last.map(|last| last.parse()).transpose() {
+        Ok(seen) => seen.unwrap_or(0),
+        Err(_) => return Err(params::bad("#header/Last-Event-ID", "is not the id of an event")),
+    };
+    // Listening before looking: no change is missed.
+    let waiter = api.gateway.hub().listen(id);
+    let first = api.gateway.get(&caller, id).await?.ok_or_else(|| missing(id))?;
+    let one = One {
+        _permit: api.stream_permit()?,
+        api,
+        caller,
+        id,
+        waiter,
+        seen,
+        ready: Some(first),
+    };
+    let events = stream::unfold(Some(one), async |one| {
+        let mut one = one?;
+        let (event, last) = one.next().await?;
+        Some((Ok(event), (!last).then_some(one)))
+    });
+    Ok(response(events))
+}
+
+/// Somebody who follows one transaction.
+struct One {
+    api: Api,
+    caller: Caller,
+    id: TransactionId,
+    waiter: Waiter,
+    /// The version that was told last.
+    seen: u64,
+    /// The record as it stood when this began, until that was told.
+    ready: Option<Transaction>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl One {
+    /// The next event, and whether it is the last one; `None` if there will be none.
+    async fn next(&mut self) -> Option<(Event, bool)> {
+        let beat = tokio::time::Instant::now() + self.api.heartbeat;
+        if let Some(first) = self.ready.take() {
+            if first.version <= self.seen && first.is_settled() {
+                return None;
+            }
+            // `self.seen` stays: what is newer than that is told next.
+            return Some((ready(&self.seen.to_string()), false));
+        }
+        loop {
+            let released = self.api.gateway.hub().is_released();
+            let changed = self.waiter.changed();
+            match self.api.gateway.get(&self.caller, self.id).await {
+                Ok(Some(tx)) if tx.version > self.seen => {
+                    self.seen = tx.version;
+                    return Some((transaction(&tx.version.to_string(), &shown(&tx)), tx.is_settled()));
+                }
+                // Retention took it.
+                Ok(None) => return None,
+                Ok(Some(_)) | Err(StoreError::Unavailable(_)) => {}
+                Err(StoreError::Damaged(_)) => return None,
+            }
+            if released {
+                return None;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.api.gateway.hub().released() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep_until(beat) => return Some((heartbeat(), false)),
+            }
+        }
+    }
+}
+
+impl Api {
+    fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let full = |_| {
+            let detail = "as many event streams are open as the operator allows (http.max_streams); poll, or try again later";
+            ApiError::new(Code::TooManyStreams, detail).later(Duration::from_secs(5))
+        };
+        Arc::clone(&self.streams).try_acquire_owned().map_err(full)
+    }
+}
+
+fn response<S>(events: S) -> Response
+where
+    S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
+{
+    let mut response = Sse::new(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Some proxies hold back what is streamed unless they are told.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// What a client sees of a record.
+fn shown(tx: &Transaction) -> Vec<u8> {
+    serde_json::to_vec(&TransactionView::from(tx)).unwrap_or_default()
+}
+
+/// A record as it stands; the JSON has no line breaks.
+fn transaction(id: &str, json: &[u8]) -> Event {
+    Event::default()
+        .event("transaction")
+        .id(id)
+        .data(String::from_utf8_lossy(json))
+}
+
+/// The first event: where the stream begins.
+fn ready(id: &str) -> Event {
+    Event::default().event("ready").id(id).data("{}")
+}
+
+/// Tells whoever reads, and everything between, that the connection lives.
+fn heartbeat() -> Event {
+    Event::default().comment("")
+}
