@@ -5,6 +5,8 @@ COPY Cargo.toml Cargo.lock config.toml build.rs ./
 COPY proto proto
 COPY src src
 COPY migrations migrations
+# The examples of the API's document are those of the error pages.
+COPY docs/errors docs/errors
 COPY benches benches
 RUN cargo build --release --locked --bin sluicegate && mkdir /data
 

@@ -21,6 +21,11 @@ campaign SECONDS SEED TOPOLOGY="":
     SLUICEGATE_CAMPAIGN_SECONDS={{SECONDS}} SLUICEGATE_CAMPAIGN_SEED={{SEED}} \
         cargo test --locked --features failpoints --test cluster -- --nocapture --test-threads 1 campaign::{{TOPOLOGY}}
 
+# Write the API's document as the code makes it now.
+openapi:
+    cargo run --locked --features failpoints -- openapi > target/openapi.json
+    mv target/openapi.json docs/openapi.json
+
 # Everything that has to pass before a commit.
 ci:
     .ci/run

@@ -44,10 +44,14 @@ use crate::reread;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::{self, Webhooks};
 use crate::worker::{Lane, LaneParts};
 
 /// What is cut off when draining took too long is given this much to unwind.
 const UNWIND: Duration = Duration::from_secs(2);
+
+/// What operators set at another node is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A gateway that is ready to run.
 pub struct App {
@@ -62,6 +66,7 @@ pub struct App {
     reconciler: Reconciler,
     control: Option<Control>,
     auth: Arc<Authenticator>,
+    webhooks: Arc<Webhooks>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
     hub: Arc<StatusHub>,
@@ -182,6 +187,18 @@ pub async fn build_with(
         let backups = Backups::of(&embedded, lanes, clock.clone());
         Control::of(folder.path(), backups, keys)
     });
+    let webhooks = Webhooks::open(webhooks::Parts {
+        store: store.clone(),
+        documents: documents.clone(),
+        clock: clock.clone(),
+        settings: settings.webhooks.clone(),
+        keep: settings.retention.deliveries,
+        show: http::show,
+        metrics: metrics.webhooks(),
+        tasks: tasks.clone(),
+    })
+    .await
+    .context("read how far webhooks are worked off")?;
     let gateway = Arc::new(Gateway::new(Parts {
         store: store.clone(),
         documents,
@@ -193,7 +210,10 @@ pub async fn build_with(
         backpressure: settings.backpressure,
         tenants: Tenants::new(&settings.tenants),
         metrics: metrics.clone(),
+        webhooks: webhooks.clone(),
     }));
+    // Before anything is submitted: what was paused stays paused.
+    gateway.follow_course().await?;
     Ok(App {
         settings,
         address,
@@ -206,6 +226,7 @@ pub async fn build_with(
         reconciler,
         control,
         auth,
+        webhooks,
         store,
         queue,
         hub,
@@ -254,6 +275,7 @@ impl App {
             reconciler,
             control,
             auth,
+            webhooks,
             store,
             queue,
             hub,
@@ -262,6 +284,7 @@ impl App {
             ..
         } = self;
         let drain = settings.shutdown.drain;
+        let steered = gateway.clone();
         let stop = CancellationToken::new();
         let router = match settings.role {
             Role::All | Role::Api => {
@@ -302,6 +325,10 @@ impl App {
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
         vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
+        vital.push(tasks.spawn(follow_course(steered, stop.clone())));
+        if settings.role != Role::Api {
+            vital.extend(webhooks.start(&stop, drain).context("set up webhooks")?);
+        }
         vital.push(tasks.spawn(server));
         let early = tokio::select! {
             () = until => None,
@@ -334,6 +361,19 @@ impl App {
             None => Ok(()),
             Some(Ok(())) => anyhow::bail!("a part of the gateway stopped without being told to"),
             Some(Err(error)) => Err(error).context("a part of the gateway failed"),
+        }
+    }
+}
+
+/// Keeps the lanes on the course that operators set, whichever process they asked, until `stop`.
+async fn follow_course(gateway: Arc<Gateway>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOOK_EVERY))
+        .await
+        .is_some()
+    {
+        if let Err(error) = gateway.follow_course().await {
+            tracing::debug!(%error, "what operators set cannot be read");
         }
     }
 }

@@ -8,7 +8,7 @@
 //! The end is SIGKILL: nothing is unwound, flushed or said. `tests/cluster/matrix.rs` does it at every one.
 
 /// Every gap with what has happened before it and what has not, in the order of the journey.
-pub const ALL: [(&str, &str); 36] = [
+pub const ALL: [(&str, &str); 38] = [
     ("accept-before-store", "a request is good; nothing is stored"),
     (
         "store-before-commit",
@@ -99,6 +99,11 @@ pub const ALL: [(&str, &str); 36] = [
         "outcomes are stored; the checkpoint is behind them",
     ),
     ("checkpoint-after-store", "the checkpoint is stored"),
+    (
+        "webhook-queued",
+        "deliveries of what has settled are stored; nothing of them is sent",
+    ),
+    ("webhook-sent", "a receiver has answered; no delivery says so"),
     ("expire-before-store", "deadlines have passed; no record says so"),
     (
         "expire-after-store",

@@ -14,7 +14,8 @@
 //!    identifier are stored before the first byte leaves.
 //! 5. The ledger's verdict is one of five [`domain::Outcome`]s; [`domain::State::apply`] is the only way from
 //!    state to state.
-//! 6. The new state is stored, and whoever waits is told through [`notify`].
+//! 6. The new state is stored, and whoever waits is told through [`notify`]; who wants to be told elsewhere, by
+//!    [`webhooks`].
 //!
 //! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`audit`] remembers what operators did. [`app`] puts it all together;
 //! [`config`] says how; [`cli`] is the command line. [`devnet`] is a ledger to develop against, a process of its own. `docs/ARCHITECTURE.md` has the same walk with the
@@ -43,4 +44,5 @@ pub mod relay;
 pub(crate) mod reread;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

@@ -2,7 +2,7 @@
 //!
 //! - Transactions whose deadline passes while they wait in a long backlog fail as expired on time.
 //! - Settled records, entries of the audit log, and the order in which records changed are removed when retention says so.
-//! - Metric samples are folded.
+//! - Metric samples are folded, and the points of each lane's history taken.
 //!
 //! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
 
@@ -19,11 +19,14 @@ use crate::domain::{Event, LedgerName, Status, Timestamp};
 use crate::failpoint;
 use crate::notify::StatusHub;
 use crate::store::{self, Change, StoreError, TransactionStore};
+use crate::telemetry::history::INTERVAL;
 use crate::telemetry::metrics::{LaneMetrics, Metrics};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// Retention is not urgent: it removes little at a time, so that nobody waits for its commits.
 const PRUNE_EVERY: u32 = 10;
+/// In rounds: the interval of a lane's history.
+const SAMPLE_EVERY: u32 = INTERVAL.as_secs() as u32;
 const PRUNE_AT_ONCE: usize = 200;
 const EXPIRE_AT_ONCE: usize = 500;
 const FORGET_AT_ONCE: usize = 2_000;
@@ -66,6 +69,13 @@ impl Reconciler {
                         tracing::warn!(%error, "background care waits for the store");
                     },
                 },
+            }
+            if round.is_multiple_of(SAMPLE_EVERY) {
+                let (now, backlog) = (self.clock.now(), self.store.backlog());
+                for (ledger, lane) in &self.lanes {
+                    lane.history
+                        .sample(now, backlog.get(ledger).copied().unwrap_or_default());
+                }
             }
             round = round.wrapping_add(1);
         }
@@ -167,6 +177,7 @@ mod tests {
                 failed: None,
                 audit: None,
                 events: Duration::from_secs(3_600),
+                deliveries: None,
             },
             metrics,
             lanes: BTreeMap::new(),

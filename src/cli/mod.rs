@@ -1,7 +1,7 @@
 //! The command line: what can be typed, and which file does it.
 //!
 //! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
-//! is a ledger to try them with; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
+//! is a ledger to try them with; `openapi` describes the HTTP API; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
 //! its address.
 
 mod answer;
@@ -16,6 +16,7 @@ mod keys;
 mod list;
 mod migrate;
 mod ndjson;
+mod openapi;
 mod print;
 mod ready;
 mod restore;
@@ -82,6 +83,10 @@ enum Command {
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
     Migrate(MigrateArgs),
+    /// Print the description of the HTTP API (OpenAPI 3.1)
+    ///
+    /// As a gateway with the built-in settings serves it at /openapi.json: for whatever makes clients of it.
+    Openapi,
 }
 
 /// Where the configuration is.
@@ -128,6 +133,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,
         Command::Migrate(args) => migrate::run(&args).await,
+        Command::Openapi => openapi::run(),
     }
 }
 

@@ -24,6 +24,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -43,6 +44,7 @@ pub use settings::{
     LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Role, Settings,
     ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
+pub use webhooks::{AllowedTarget, EndpointSettings, WebhookSettings};
 
 /// The file that is read when none is named and it is there.
 pub const DEFAULT_FILE: &str = "config.toml";

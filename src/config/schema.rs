@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
@@ -18,7 +19,7 @@ use super::settings::{
     Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{access, fabric, postgres, rabbitmq};
+use super::{access, fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -35,6 +36,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
+        webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
         ledgers,
@@ -83,11 +85,26 @@ fn http(mut section: Section<'_>) -> HttpSettings {
         header_timeout: section.duration_ms("header_timeout_ms", default.header_timeout, 100..=600_000),
         body_timeout: section.duration_ms("body_timeout_ms", default.body_timeout, 100..=3_600_000),
         max_wait: section.duration_s("max_wait_seconds", default.max_wait, 1..=3600),
+        cors_origins: section.list(
+            "cors_origins",
+            "write origins as browsers send them, such as [\"https://erp.example.com\", \"http://localhost:3000\"], or [\"*\"] for any",
+            origin,
+        ),
         max_streams: section.u32_in("max_streams", default.max_streams, 0..=1_000_000),
         stream_heartbeat: section.duration_s("stream_heartbeat_seconds", default.stream_heartbeat, 1..=3600),
     };
     section.finish();
     settings
+}
+
+/// A scheme and a host, and a port if it is not the usual one; nothing else would ever match what a browser sends.
+fn origin(text: &str) -> Result<String, String> {
+    let as_sent = |url: Url| url.origin().ascii_serialization() == text;
+    let web = text.starts_with("http://") || text.starts_with("https://");
+    match text == "*" || (web && Url::parse(text).is_ok_and(as_sent)) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("has {}", quoted(text))),
+    }
 }
 
 fn store(mut section: Section<'_>) -> StoreSettings {
@@ -162,10 +179,11 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         let days = section.u64_in(key, default, 0..=36_500);
         (days > 0).then(|| Duration::from_secs(days * DAY.as_secs()))
     };
-    let (done, failed, audit) = (
+    let (done, failed, audit, deliveries) = (
         days("done_days", default.done),
         days("failed_days", default.failed),
         days("audit_days", default.audit),
+        days("deliveries_days", default.deliveries),
     );
     let hours = section.u64_in(
         "events_hours",
@@ -177,6 +195,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         failed,
         events: Duration::from_secs(hours * HOUR.as_secs()),
         audit,
+        deliveries,
     };
     section.finish();
     settings

@@ -13,6 +13,7 @@ use super::access::{AuthSettings, TenantSettings, TlsSettings};
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
+use super::webhooks::WebhookSettings;
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings, TenantName};
 use crate::kv::EngineKind;
 
@@ -24,7 +25,7 @@ pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(super) const MEBIBYTE: usize = 1024 * 1024;
 
 /// `count` itself, or 1 instead of 0.
-const fn at_least_one(count: u32) -> NonZeroU32 {
+pub(super) const fn at_least_one(count: u32) -> NonZeroU32 {
     match NonZeroU32::new(count) {
         Some(count) => count,
         None => NonZeroU32::MIN,
@@ -62,6 +63,8 @@ pub struct Settings {
     pub backpressure: BackpressureSettings,
     /// How long settled records are kept.
     pub retention: RetentionSettings,
+    /// How callers are told what became of their transactions.
+    pub webhooks: WebhookSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How the gateway stops.
@@ -81,6 +84,7 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
             retention: RetentionSettings::default(),
+            webhooks: WebhookSettings::default(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             ledgers: LedgerName::new(DEFAULT_LEDGER)
@@ -109,6 +113,8 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Longest time a request may ask to be held (`?wait=`, `Prefer: wait=`).
     pub max_wait: Duration,
+    /// Origins whose pages may use the API in a browser, each as browsers send it; `*` stands for any.
+    pub cors_origins: Vec<String>,
     /// How many event streams may be open.
     pub max_streams: u32,
     /// How long an event stream may be silent before it gives a sign of life.
@@ -124,6 +130,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             max_wait: Duration::from_secs(60),
+            cors_origins: Vec::new(),
             max_streams: 10_000,
             stream_heartbeat: Duration::from_secs(15),
         }
@@ -240,6 +247,8 @@ pub struct RetentionSettings {
     pub audit: Option<Duration>,
     /// How long it is known in which order records changed: for event streams that go on where they were.
     pub events: Duration,
+    /// How long a webhook's delivery is kept after its end; `None` is for ever.
+    pub deliveries: Option<Duration>,
 }
 
 impl Default for RetentionSettings {
@@ -249,6 +258,7 @@ impl Default for RetentionSettings {
             failed: Some(90 * DAY),
             audit: Some(400 * DAY),
             events: 7 * DAY,
+            deliveries: Some(7 * DAY),
         }
     }
 }

@@ -73,7 +73,7 @@ fn five_mistakes_give_five_messages_with_their_lines() {
     config.toml:2: http.listen is "here"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
     config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
     config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
-    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, header_timeout_ms, listen, max_body_bytes, max_wait_seconds, tls_cert, tls_client_ca, tls_key
+    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, cors_origins, header_timeout_ms, listen, max_body_bytes, max_streams, max_wait_seconds, stream_heartbeat_seconds, tls_cert, tls_client_ca, tls_key
     config.toml:6: http.body_timeout_ms is false; write a whole number from 100 to 3600000
     "#);
 }
@@ -336,8 +336,8 @@ fn certificate_and_key_go_together() {
 #[test]
 fn tokens_need_an_issuer_an_audience_and_keys_on_a_safe_way() {
     insta::assert_snapshot!(problems("[auth]\njwks_url = 'https://a/keys'\n", &[]).join("\n"), @r"
-    config.toml:2: auth.jwks_url does not fit: there is no jwt_issuer; set jwt_issuer as well
     config.toml:2: auth.jwks_url does not fit: there is no jwt_audience; set jwt_audience as well
+    config.toml:2: auth.jwks_url does not fit: there is no jwt_issuer; set jwt_issuer as well
     ");
     insta::assert_snapshot!(only_problem("[auth]\njwt_issuer = 'x'\n", &[]), @"config.toml:2: auth.jwt_issuer does not fit: there is no jwks_url; set jwks_url as well");
     let of = |keys: &str| format!("[auth]\n{keys}\njwt_issuer = 'i'\njwt_audience = 'a'\n");
@@ -380,4 +380,23 @@ fn tenants_are_checked() {
         (tenant.ledgers.as_deref(), &tenant.contracts),
         (Some(&[][..]), &None)
     );
+}
+
+#[test]
+fn webhooks_are_configured_without_showing_their_secrets() {
+    let text = "[webhooks]\nallow_targets = ['10.1.0.0/16', 'fd00::1', 'ERP.lan.']\n[webhooks.endpoints.erp]\n\
+                url = 'https://erp.example/'\nstatuses = ['failed']\n";
+    let secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let variable = ("SLUICEGATE__WEBHOOKS__ENDPOINTS__ERP__SECRET", secret);
+    let settings = read(text, &[variable]).expect("valid").webhooks;
+    assert_eq!(
+        settings.allow_targets[2],
+        AllowedTarget::Host("erp.lan".to_owned())
+    );
+    let endpoint = &settings.endpoints["erp"];
+    assert_eq!(endpoint.secret.as_ref().map(Secret::expose), Some(secret));
+    assert!(!format!("{settings:?}").contains("AAAA"));
+    let wrong = "[webhooks]\nallow_targets = ['10.1.0.0/33', 'a b']\nretry_min_ms = 9\nretry_max_ms = 8\n\
+                 [webhooks.endpoints.ERP]\nstatuses = ['pending']\nsecret = 'hunter2'\n";
+    insta::assert_snapshot!(problems(wrong, &[]).join("\n"), @"");
 }

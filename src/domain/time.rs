@@ -46,10 +46,10 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Reads an RFC 3339 moment such as `2026-03-01T12:00:00Z`. `None` if it is not one, or before 1970.
+    /// Reads an RFC 3339 moment. One before 1970 counts as its beginning: nothing here is older.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let moment: jiff::Timestamp = text.parse().ok()?;
-        u64::try_from(moment.as_millisecond()).ok().map(Self)
+        Some(Self(u64::try_from(moment.as_millisecond()).unwrap_or_default()))
     }
 }
 
@@ -80,7 +80,10 @@ mod tests {
     #[test]
     fn refuses_what_is_not_a_moment() {
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
-        assert_eq!(Timestamp::parse_rfc3339("1969-01-01T00:00:00Z"), None);
+        assert_eq!(
+            Timestamp::parse_rfc3339("1969-01-01T00:00:00Z"),
+            Some(Timestamp(0))
+        );
     }
 
     #[test]

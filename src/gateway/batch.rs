@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use futures_util::future::join_all;
+
 use super::{Accepted, Caller, FieldError, Gateway, Refusal, repeat_of};
 use crate::domain::{Request, TenantName, Transaction};
 use crate::failpoint;
@@ -42,9 +44,14 @@ impl Gateway {
             keys: HashMap::new(),
             room: self.room(&tenant),
         };
-        for item in items {
+        let callbacks = items
+            .iter()
+            .map(async |item| self.callback_fault(&item.as_ref()?.request).await);
+        // All at once: each may wait for a name.
+        let callbacks = join_all(callbacks).await;
+        for (item, callback) in items.into_iter().zip(callbacks) {
             let answer = match item {
-                Some(item) => match self.judge(&mut batch, &tenant, item, atomic).await? {
+                Some(item) => match self.judge(&mut batch, &tenant, (item, callback), atomic).await? {
                     Judged::New(mut transaction) => {
                         transaction.origin = origin.clone();
                         batch.new.push((batch.answers.len(), *transaction));
@@ -60,6 +67,9 @@ impl Gateway {
             mut answers, mut new, ..
         } = batch;
         let mut bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
+        if new.iter().any(|(_, tx)| tx.request.callback_url.is_some()) {
+            self.0.webhooks.expect_callback(&tenant).await?;
+        }
         while !new.is_empty() && !(atomic && bad) {
             failpoint::reached("accept-before-store");
             let (places, transactions): (Vec<_>, Vec<_>) = new.into_iter().unzip();
@@ -86,11 +96,11 @@ impl Gateway {
         &self,
         batch: &mut Batch,
         tenant: &TenantName,
-        item: Item,
+        (item, callback): (Item, Option<FieldError>),
         atomic: bool,
     ) -> Result<Judged, StoreError> {
         let refused = |refusal| Ok(Judged::Answered(Box::new(Err(refusal))));
-        let (transaction, lane) = match self.check_item(tenant, item) {
+        let (transaction, lane) = match self.check_item(tenant, item, callback) {
             Ok(checked) => checked,
             Err(refusal) => return refused(refusal),
         };

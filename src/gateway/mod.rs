@@ -7,6 +7,7 @@
 mod batch;
 mod caller;
 mod operations;
+mod steer;
 mod tenants;
 mod validate;
 
@@ -22,6 +23,7 @@ pub use crate::ledger::{Query, QueryError};
 pub use batch::Item;
 pub use caller::{Caller, Scope, Scopes};
 pub use operations::{ActionRefusal, Verdict};
+pub use steer::{Overrides, Steer, SteerRefusal};
 pub use tenants::{TenantRefusal, Tenants};
 pub use validate::FieldError;
 
@@ -35,7 +37,9 @@ pub use crate::queue::QueueHealth;
 use crate::queue::WorkQueue;
 use crate::store::documents::DocumentStore;
 use crate::store::{Backlog, Changes, Filter, Inserted, Page, Position, StoreError, TransactionStore};
+use crate::telemetry::history::{Point, Tally};
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::Webhooks;
 use crate::worker::Lane;
 
 /// Why a request was not accepted. Nothing was stored, except possibly after [`Refusal::Store`].
@@ -118,6 +122,14 @@ pub struct LaneStatus {
     pub works_here: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
+    /// What an operator has set other than it is configured.
+    pub overrides: Overrides,
+    /// What this process did since it began.
+    pub total: Tally,
+    /// Of the submissions of the last minutes, the part that met a conflict.
+    pub conflict_share: f64,
+    /// What the last minutes were like.
+    pub history: Vec<Point>,
 }
 
 /// Everything a gateway works with.
@@ -142,6 +154,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who is told of what has settled.
+    pub webhooks: Arc<Webhooks>,
 }
 
 /// The application behind the API.
@@ -165,8 +179,13 @@ impl Gateway {
         key: Option<String>,
         trace: Option<String>,
     ) -> Result<Accepted, Refusal> {
-        let (mut transaction, lane) = self.check_item(&caller.own_tenant(), Item { request, key })?;
+        let callback = self.callback_fault(&request).await;
+        let (mut transaction, lane) =
+            self.check_item(&caller.own_tenant(), Item { request, key }, callback)?;
         transaction.origin = caller.origin(trace);
+        if transaction.request.callback_url.is_some() {
+            self.0.webhooks.expect_callback(&transaction.tenant).await?;
+        }
         self.admit(transaction, &lane).await
     }
 
@@ -182,17 +201,48 @@ impl Gateway {
     }
 
     /// The record that a request would become, if all about it is good, and its lane.
-    fn check_item(&self, tenant: &TenantName, item: Item) -> Result<(Transaction, Arc<Lane>), Refusal> {
+    fn check_item(
+        &self,
+        tenant: &TenantName,
+        item: Item,
+        callback: Option<FieldError>,
+    ) -> Result<(Transaction, Arc<Lane>), Refusal> {
         let Item { request, key } = item;
         let now = self.0.clock.now();
         let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes);
-        let lane = checked.map_err(Refusal::Invalid)?;
+        let lane = match (checked, callback) {
+            (Ok(lane), None) => lane,
+            (checked, callback) => {
+                let faults = checked.err().into_iter().flatten().chain(callback);
+                return Err(Refusal::Invalid(faults.collect()));
+            }
+        };
         let tenants = &self.0.tenants;
         let admitted = tenants.admit(tenant, request.ledger.as_str(), &request.contract);
         admitted.map_err(Refusal::Tenant)?;
         let mut transaction = Transaction::accept(request, key, now);
         transaction.tenant = tenant.clone();
         Ok((transaction, lane.clone()))
+    }
+
+    /// What is wrong with the `callback_url`, if anything; may take a name's look-up, which is bounded.
+    async fn callback_fault(&self, request: &Request) -> Option<FieldError> {
+        let forbidden = self
+            .0
+            .webhooks
+            .guard()
+            .accept(request.callback_url.as_deref()?)
+            .await
+            .err()?;
+        Some(FieldError {
+            pointer: "/callback_url".to_owned(),
+            detail: forbidden.to_string(),
+        })
+    }
+
+    /// Who is told of what has settled.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
     }
 
     /// What the store made of a record, for whoever brought it.
@@ -205,7 +255,7 @@ impl Gateway {
         match inserted {
             Inserted::Created => {
                 audit::accepted(&transaction);
-                metrics.inspect(|metrics| metrics.accepted.increment(1));
+                metrics.inspect(|metrics| metrics.accepted());
                 Ok(Accepted {
                     transaction,
                     repeated: false,
@@ -265,7 +315,14 @@ impl Gateway {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn check(&self, request: Request, key: Option<String>) -> Result<Transaction, Refusal> {
         let item = Item { request, key };
-        self.check_item(&TenantName::default(), item)
+        let callback = item.request.callback_url.as_deref().and_then(|url| {
+            let forbidden = self.0.webhooks.guard().read(url).err()?;
+            Some(FieldError {
+                pointer: "/callback_url".to_owned(),
+                detail: forbidden.to_string(),
+            })
+        });
+        self.check_item(&TenantName::default(), item, callback)
             .map(|(transaction, _)| transaction)
     }
 
@@ -465,7 +522,11 @@ impl Gateway {
             in_flight: lane.in_flight(),
             outage: lane.outage(),
             works_here: self.0.works,
-            settings: *lane.settings(),
+            settings: lane.settings(),
+            overrides: Overrides::of(lane),
+            total: lane.metrics().history.total(),
+            conflict_share: lane.metrics().history.conflict_share(),
+            history: lane.metrics().history.points(),
         }
     }
 }

@@ -126,7 +126,7 @@ impl Gateway {
         let mut request = crate::domain::Request::clone(&failed.request);
         // What it waited for has come, or no longer matters.
         request.not_before = None;
-        let (mut retry, lane) = self.check_item(&failed.tenant, Item { request, key: None })?;
+        let (mut retry, lane) = self.check_item(&failed.tenant, Item { request, key: None }, None)?;
         retry.idempotency = Some((failed.retry_key(), retry.request.fingerprint()));
         retry.origin = caller.origin(None);
         retry.origin.retry_of = Some(failed.id);

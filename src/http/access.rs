@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -163,6 +165,15 @@ pub(crate) struct EntryView<'a> {
 pub(crate) struct AuditView<'a> {
     items: Vec<EntryView<'a>>,
     next_cursor: Option<&'a str>,
+}
+
+/// The routes of this module.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/keys", post(create_key).get(list_keys))
+        .route("/v1/keys/{id}", delete(revoke_key))
+        .route("/v1/whoami", get(whoami))
+        .route("/v1/audit", get(audit))
 }
 
 /// `POST /v1/keys`.

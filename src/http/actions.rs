@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Detail;
@@ -13,16 +14,19 @@ use super::body::read_json;
 use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
+use super::openapi::examples;
+use super::openapi::schemas::AnyJson;
 use super::params::Name;
 use super::transactions::{accepted, describe, json, transaction_id};
-use crate::domain::Transaction;
+use crate::domain::{Transaction, TransactionId};
 use crate::gateway::{FieldError, Scope, Verdict};
 
 /// A note, or an identifier of a ledger, may have so many bytes.
 const MAX_TEXT: usize = 1_024;
 
-/// An operator's word on a parked transaction. Fields that have to be there are optional here, so that all that are
-/// missing can be told.
+// Fields that have to be there are optional here, so that all that are missing can be told.
+
+/// An operator's word on a parked transaction.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct SettleBody {
@@ -33,6 +37,71 @@ pub(crate) struct SettleBody {
     result: Option<Box<RawValue>>,
 }
 
+/// What a [`SettleBody`] may say.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(as = Verdict)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) enum Settling {
+    /// It took effect.
+    Done(SettleDone),
+    /// It did not, and never will.
+    Failed(SettleFailed),
+}
+
+/// It took effect.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) struct SettleDone {
+    /// `done`.
+    #[schema(pattern = "^done$")]
+    outcome: String,
+    /// How they know; it is kept with the record. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"\S")]
+    note: String,
+    /// What the ledger calls it, if that is not what the record says. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024)]
+    tx_id: Option<String>,
+    /// The block that it is in.
+    block: Option<u64>,
+    /// What the contract answered.
+    #[schema(required = false)]
+    result: AnyJson,
+}
+
+/// It took no effect, and never will.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) struct SettleFailed {
+    /// `failed`.
+    #[schema(pattern = "^failed$")]
+    outcome: String,
+    /// How they know; it is kept with the record. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024, pattern = r"\S")]
+    note: String,
+    /// What the ledger calls it, if that is not what the record says. 1 to 1024 bytes.
+    #[schema(min_length = 1, max_length = 1_024)]
+    tx_id: Option<String>,
+}
+
+/// Cancel a transaction
+///
+/// Ends one of which nothing was sent yet: it fails as `cancelled`. Who cancels twice gets the same answer.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions/{id}/cancel",
+    operation_id = "cancelTransaction",
+    tag = "transactions",
+    params(("id" = TransactionId, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The record, which has failed", body = TransactionView,
+            headers(("ETag" = String, description = "The record's version")), example = json!(examples::cancelled())),
+        (status = 404, description = "SG-0004"),
+        (status = 409, description = "SG-0023"),
+    )
+)]
 pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit, Scope::Operate])?;
     let id = transaction_id(&id)?;
@@ -44,6 +113,32 @@ pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> 
     Ok(record(&tx))
 }
 
+/// Run a failed transaction again
+///
+/// Makes a new one of the same request, linked to the old. Who asks twice gets the same one.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions/{id}/retry",
+    operation_id = "retryTransaction",
+    tag = "transactions",
+    params(("id" = TransactionId, Path, description = "The id of the failed one")),
+    responses(
+        (status = 202, description = "The new record", body = TransactionView, headers(
+            ("Location" = String, description = "Where the new record is"),
+            ("ETag" = String, description = "The record's version"),
+            ("Retry-After" = u32, description = "Seconds after which to ask again"),
+            ("Idempotent-Replayed" = bool, description = "Somebody asked before; this is what was made then"),
+        ), example = json!(examples::retry())),
+        (status = 200, description = "The new record, which is settled already", body = TransactionView, headers(
+            ("Location" = String, description = "Where the new record is"),
+            ("ETag" = String, description = "The record's version"),
+            ("Idempotent-Replayed" = bool, description = "Somebody asked before; this is what was made then"),
+        ), example = json!(examples::done())),
+        (status = 404, description = "SG-0004"),
+        (status = 409, description = "SG-0023"),
+        (status = 503, description = "SG-0011"),
+    )
+)]
 pub(crate) async fn retry(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit, Scope::Operate])?;
     let id = transaction_id(&id)?;
@@ -59,6 +154,24 @@ pub(crate) async fn retry(State(api): State<Api>, who: Who, Name(id): Name) -> R
     Ok(accepted(status, &answer))
 }
 
+/// Settle a parked transaction
+///
+/// An operator's word on one whose outcome the ledger cannot tell. It is audited.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions/{id}/settle",
+    operation_id = "settleTransaction",
+    tag = "transactions",
+    params(("id" = TransactionId, Path, description = "Its id")),
+    request_body(content = Settling, description = "What became of it, and how they know",
+        example = json!({"outcome": "done", "note": "seen in block 7 with the ledger's explorer", "block": 7})),
+    responses(
+        (status = 200, description = "The record, which is settled", body = TransactionView,
+            headers(("ETag" = String, description = "The record's version")), example = json!(examples::settled())),
+        (status = 404, description = "SG-0004"),
+        (status = 409, description = "SG-0023"),
+    )
+)]
 pub(crate) async fn settle(
     State(api): State<Api>,
     who: Who,

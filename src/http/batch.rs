@@ -9,12 +9,16 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
 use super::body::{self, SubmitBody};
 use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code, Problem};
+use super::openapi::examples;
 use super::params::{self, Pairs};
 use super::transactions::json;
 use crate::failpoint;
@@ -22,10 +26,43 @@ use crate::gateway::{Accepted, Gateway, Item, Scope};
 
 /// So many items a batch may have.
 const MAX_ITEMS: usize = 1_000;
+/// The key of a batch may have so many bytes: with a colon and a number it is the key of an item, which has at most 255.
+const MAX_KEY: usize = 251;
+
+/// An item of a batch: a submission, and its own idempotency key.
+pub(crate) struct BatchItem;
+
+impl PartialSchema for BatchItem {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = SubmitBody::schema();
+        if let RefOr::T(Schema::Object(item)) = &mut schema {
+            let key = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(255))
+                .pattern(Some("^[!-~]+$"))
+                .description(Some(
+                    "Its idempotency key. Without one it has that of the batch, a colon and its number",
+                ));
+            item.properties.insert("idempotency_key".to_owned(), key.into());
+            item.description = Some("A submission, and its own idempotency key".to_owned());
+        }
+        schema
+    }
+}
+
+impl ToSchema for BatchItem {}
+
+/// What a batch is.
+#[derive(ToSchema)]
+#[schema(max_items = 1_000, min_items = 1)]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(crate) struct BatchItems(Vec<BatchItem>);
 
 /// The answer to a batch.
-#[derive(Serialize)]
-struct BatchView<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchResult)]
+pub(crate) struct BatchView<'a> {
     /// One for each item, in order.
     items: Vec<ItemView<'a>>,
     /// How many are stored anew.
@@ -37,20 +74,52 @@ struct BatchView<'a> {
 }
 
 /// What became of one item: what it would have been answered by itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ItemResult)]
 struct ItemView<'a> {
+    /// The HTTP status that it would have had by itself.
     status: u16,
+    /// Its record, if it is stored.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     transaction: Option<TransactionView<'a>>,
+    /// Whether it was stored before, under the same idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     repeated: Option<bool>,
+    /// Why it is not stored.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     problem: Option<Problem<'a>>,
 }
 
 /// What became of one item.
 type Answer = Result<Accepted, ApiError>;
 
+/// Submit many transactions
+///
+/// All in one durable commit. Each is judged by itself, and answered in order, so a bad one does not sink the others,
+/// unless `atomic` asks for all or nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions/batch",
+    operation_id = "submitBatch",
+    tag = "transactions",
+    params(
+        ("atomic" = Option<bool>, Query, description = "Whether a bad item sinks them all"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 251, pattern = "^[!-~]+$",
+            description = "Items without a key of their own have this one, a colon and their number. Visible ASCII", example = "import-17"),
+    ),
+    request_body(description = "1 to 1000 transactions: an array, or one object to a line", content(
+        (inline(BatchItems) = "application/json", example = json!([examples::submission()])),
+        (String = "application/x-ndjson", example = json!("{\"ledger\":\"main\",\"contract\":\"counter\",\"function\":\"Add\",\"args\":[\"visits\",1]}\n")),
+    )),
+    responses(
+        (status = 200, description = "What became of each", body = BatchView, example = json!(examples::batch())),
+        (status = 422, description = "SG-0003"),
+        (status = 503, description = "SG-0011"),
+    )
+)]
 pub(crate) async fn submit(
     State(api): State<Api>,
     who: Who,
@@ -61,6 +130,18 @@ pub(crate) async fn submit(
     let caller = who.with(&[Scope::Submit])?;
     let atomic = params::atomic_only(pairs)?;
     let key = params::idempotency_key(&headers)?;
+    if let Some(key) = &key
+        && !((1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|c| c.is_ascii_graphic()))
+    {
+        let detail = format!(
+            "must be 1 to {MAX_KEY} visible ASCII characters; each item has it with a number of its own"
+        );
+        return Err(ApiError::field(
+            Code::InvalidFields,
+            "#header/Idempotency-Key",
+            detail,
+        ));
+    }
     let lines = match body::media_type(&headers).as_deref() {
         Some("application/json") => false,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => true,

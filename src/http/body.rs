@@ -10,8 +10,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
+use utoipa::ToSchema;
 
 use super::error::{ApiError, Code};
+use super::openapi::schemas::{CallName, ConflictKey, Labels, Transient};
 use crate::domain::{Argument, LedgerName, Request, Timestamp};
 use crate::gateway::{FieldError, Gateway, Query};
 
@@ -22,37 +24,68 @@ pub(crate) struct BodyLimits {
     pub(crate) time: Duration,
 }
 
-/// A transaction as a client sends it. Fields that have to be there are optional here, so that all that
-/// are missing can be told.
-#[derive(Deserialize)]
+// Fields that have to be there are optional here, so that all that are missing can be told.
+
+/// A contract call that shall take effect on a ledger, once.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
+#[schema(as = Submission)]
 pub(crate) struct SubmitBody {
+    /// The ledger it is for.
+    #[schema(value_type = LedgerName)]
     ledger: Option<String>,
+    /// The contract (chaincode). May be left out if the ledger has a `default_contract`.
+    #[schema(value_type = Option<CallName>)]
     contract: Option<String>,
+    /// The function of that contract.
+    #[schema(value_type = CallName)]
     function: Option<String>,
+    /// The arguments in order.
     #[serde(default)]
+    #[schema(max_items = 1_000)]
     args: Vec<Argument>,
+    /// Private inputs that ledgers such as Fabric keep off the chain. Never shown, and forgotten once it is done.
     #[serde(default, deserialize_with = "unique_names")]
+    #[schema(value_type = Transient)]
     transient: BTreeMap<String, String>,
+    /// A hint: the keys it is expected to write.
     #[serde(default)]
+    #[schema(value_type = Vec<ConflictKey>, max_items = 64)]
     conflict_keys: Vec<String>,
+    /// It fails as `expired` if it was not submitted to the ledger after so many seconds.
+    #[schema(minimum = 1, maximum = 31_622_400)]
     expires_in_seconds: Option<u32>,
+    /// It is not submitted to the ledger before this moment.
     #[serde(default, deserialize_with = "moment")]
     not_before: Option<Timestamp>,
+    /// Who is told when it has settled.
+    callback_url: Option<String>,
+    /// The caller's own labels, shown and searchable, never sent to the ledger.
     #[serde(default, deserialize_with = "unique_names")]
+    #[schema(value_type = Labels)]
     metadata: BTreeMap<String, String>,
     /// Only in a batch, where one header cannot serve all.
+    #[schema(ignore)]
     idempotency_key: Option<String>,
 }
 
-/// A query as a client sends it.
-#[derive(Deserialize)]
+/// A contract call that only reads.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
+#[schema(as = Query)]
 pub(crate) struct QueryBody {
+    /// The ledger to ask.
+    #[schema(value_type = LedgerName)]
     ledger: Option<String>,
+    /// The contract (chaincode). May be left out if the ledger has a `default_contract`.
+    #[schema(value_type = Option<CallName>)]
     contract: Option<String>,
+    /// The function of that contract.
+    #[schema(value_type = CallName)]
     function: Option<String>,
+    /// The arguments in order.
     #[serde(default)]
+    #[schema(max_items = 1_000)]
     args: Vec<Argument>,
 }
 
@@ -157,7 +190,7 @@ impl SubmitBody {
             conflict_keys: self.conflict_keys,
             expires_in_seconds: self.expires_in_seconds,
             not_before: self.not_before,
-            callback_url: None,
+            callback_url: self.callback_url,
             metadata: self.metadata,
         })
     }
@@ -252,14 +285,7 @@ fn field_error<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> 
         Ok(_) => String::new(),
         Err(error) => pointer(error.path()),
     };
-    let detail = match path.as_str() {
-        "/callback_url" => {
-            "this version sends no webhooks; leave it out and poll the Location, or wait with Prefer: wait=N"
-                .to_owned()
-        }
-        _ => error.to_string(),
-    };
-    ApiError::field(Code::InvalidFields, path, detail)
+    ApiError::field(Code::InvalidFields, path, error.to_string())
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

@@ -5,17 +5,21 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
+use super::openapi::schemas::AnyJson;
 use crate::domain::{
-    Action, Argument, Attempt, AttemptOutcome, ReadWriteSet, State, Timestamp, Transaction, TransactionId,
+    Action, Argument, Attempt, AttemptOutcome, LedgerName, ReadWriteSet, Stage, State, Status, TenantName,
+    Timestamp, Transaction, TransactionId,
 };
 use crate::gateway::LaneStatus;
+use crate::telemetry::history::{INTERVAL, Point};
 
-pub(crate) fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }
 
-pub(crate) fn rfc3339_or_null<S: Serializer>(
+pub(super) fn rfc3339_or_null<S: Serializer>(
     moment: &Option<Timestamp>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -26,57 +30,97 @@ pub(crate) fn rfc3339_or_null<S: Serializer>(
 }
 
 /// A transaction.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Transaction)]
 pub(crate) struct TransactionView<'a> {
     id: TransactionId,
+    #[schema(value_type = Status)]
     status: &'static str,
+    /// Only while it is pending.
+    #[schema(required, value_type = Option<Stage>)]
     stage: Option<&'static str>,
+    /// What the ledger calls it, known before it is sent.
+    #[schema(required)]
     tx_id: Option<&'a str>,
+    /// Why it failed, or why a parked one waits.
+    #[schema(required)]
     error: Option<ErrorView<'a>>,
+    /// Grows with every change; it is the ETag, too.
     version: u64,
+    #[schema(value_type = LedgerName)]
     ledger: &'a str,
     contract: &'a str,
     function: &'a str,
     args: &'a [Argument],
+    /// How many times it was taken on by a worker.
     attempts: u32,
     #[serde(serialize_with = "rfc3339")]
     created_at: Timestamp,
     #[serde(serialize_with = "rfc3339")]
     updated_at: Timestamp,
+    /// When it was done, or failed.
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     finished_at: Option<Timestamp>,
+    /// When it fails if it was not submitted by then.
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     expires_at: Option<Timestamp>,
+    /// The block that it is in.
+    #[schema(required)]
     block: Option<u64>,
+    /// The ledger's own code for a valid transaction, where it has one.
+    #[schema(required)]
     ledger_code: Option<&'a str>,
+    /// What the contract answered.
+    #[schema(required, value_type = AnyJson)]
     result: Option<&'a RawValue>,
+    /// The caller's labels.
     metadata: &'a BTreeMap<String, String>,
+    /// Whose it is.
+    #[schema(value_type = TenantName)]
     tenant: &'a str,
+    /// It is not submitted before this moment.
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     not_before: Option<Timestamp>,
+    /// Who is told when it is settled.
+    #[schema(required)]
     callback_url: Option<&'a str>,
+    /// The failed transaction that it does again.
+    #[schema(required)]
     retry_of: Option<TransactionId>,
-    /// Told where one record is read.
+    /// The one that does it again; told where one record is read, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) retried_by: Option<TransactionId>,
     submitted_by: SubmitterView<'a>,
+    /// What people did to it, oldest first.
     actions: Vec<ActionView<'a>>,
 }
 
 /// Who brought a transaction.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Submitter)]
 struct SubmitterView<'a> {
+    /// `key:…`, `jwt:…`, `cert:…` or `anonymous`; null if it is not known.
+    #[schema(required)]
     by: Option<&'a str>,
+    /// From which address.
+    #[schema(required, value_type = Option<String>)]
     from: Option<IpAddr>,
 }
 
 /// What a person did to a transaction.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Action)]
 struct ActionView<'a> {
+    /// `cancel`, `retry` or `settle`.
     action: &'a str,
     by: &'a str,
     #[serde(serialize_with = "rfc3339")]
     at: Timestamp,
+    #[schema(required)]
     note: Option<&'a str>,
 }
 
@@ -92,11 +136,18 @@ impl<'a> From<&'a Action> for ActionView<'a> {
 }
 
 /// Why a transaction failed, or why a parked one waits.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TransactionError)]
 struct ErrorView<'a> {
+    /// Decide by this.
+    #[schema(example = "conflicts_exhausted")]
     code: &'static str,
+    /// For a person; its wording may change.
     message: &'a str,
+    /// Whether the same request, with a new idempotency key, may well succeed.
     retryable: bool,
+    /// The ledger's own code, if the ledger decided.
+    #[schema(required)]
     ledger_code: Option<&'a str>,
 }
 
@@ -156,34 +207,62 @@ impl<'a> From<&'a Transaction> for TransactionView<'a> {
     }
 }
 
+/// A transaction as whoever is told of it sees it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn show(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&TransactionView::from(tx))
+}
+
 /// One page of transactions.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TransactionPage)]
 pub(crate) struct PageView<'a> {
     pub(crate) items: Vec<TransactionView<'a>>,
+    /// For the next page, with the same filter; null on the last one.
+    #[schema(required)]
     pub(crate) next_cursor: Option<String>,
 }
 
 /// The remembered attempts of a transaction.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempts)]
 pub(crate) struct AttemptsView<'a> {
     /// How many there were; more than `items` has if the first ones are forgotten.
     attempts: u32,
     items: Vec<AttemptView<'a>>,
 }
 
-#[derive(Serialize)]
+/// One try to get a transaction onto its ledger.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempt)]
 struct AttemptView<'a> {
+    /// 1 for the first.
     number: u32,
     #[serde(serialize_with = "rfc3339")]
     started_at: Timestamp,
+    /// What the ledger calls it, once prepared.
+    #[schema(required)]
     tx_id: Option<&'a str>,
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     sent_at: Option<Timestamp>,
+    /// When its outcome was known.
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     settled_at: Option<Timestamp>,
+    /// Null while it is under way.
+    #[schema(required)]
     outcome: Option<AttemptOutcome>,
+    /// The ledger's code, if it gave one.
+    #[schema(required)]
     code: Option<&'a str>,
+    /// For a person.
+    #[schema(required)]
     message: Option<&'a str>,
+    /// The keys it read and wrote, if the ledger tells.
+    #[schema(required)]
     touched: Option<&'a ReadWriteSet>,
 }
 
@@ -214,25 +293,96 @@ impl<'a> From<&'a Attempt> for AttemptView<'a> {
 }
 
 /// A query's answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = QueryResult)]
 pub(crate) struct ResultView {
+    /// What the contract answered.
+    #[schema(value_type = AnyJson)]
     pub(crate) result: Box<RawValue>,
 }
 
 /// A ledger's lane.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Lane)]
 pub(crate) struct LaneView {
     name: String,
+    /// The kind of ledger.
     kind: &'static str,
+    /// `running`, `unavailable` (see `outage`), or `elsewhere` if another process submits to it.
     state: &'static str,
+    /// Why the ledger is unavailable.
+    #[schema(required)]
     outage: Option<String>,
+    /// Transactions not settled.
     backlog: u64,
+    /// Of those, the ones between claim and outcome.
     in_flight: usize,
     rate_per_second: f64,
     burst: u32,
     max_in_flight: u32,
     batch_size: u32,
     batch_timeout_ms: u64,
+    paused: bool,
+    /// What an operator has set other than it is configured.
+    overrides: OverridesView,
+    /// Counts of this process since it began.
+    accepted: u64,
+    done: u64,
+    failed: u64,
+    conflicts: u64,
+    submissions: u64,
+    conflict_share: f64,
+    history: HistoryView,
+}
+
+/// What lies over the configuration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Overrides)]
+struct OverridesView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_timeout_ms: Option<u64>,
+}
+
+/// The last minutes, oldest point first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = History)]
+struct HistoryView {
+    interval_seconds: u64,
+    points: Vec<PointView>,
+}
+
+/// One interval, by its end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Point)]
+struct PointView {
+    #[serde(serialize_with = "rfc3339")]
+    at: Timestamp,
+    backlog: u64,
+    accepted: u64,
+    done: u64,
+    failed: u64,
+    conflicts: u64,
+    submissions: u64,
+}
+
+impl From<Point> for PointView {
+    fn from(Point { at, backlog, tally }: Point) -> Self {
+        Self {
+            at,
+            backlog,
+            accepted: tally.accepted,
+            done: tally.done,
+            failed: tally.failed,
+            conflicts: tally.conflicts,
+            submissions: tally.submissions,
+        }
+    }
 }
 
 impl From<LaneStatus> for LaneView {
@@ -240,10 +390,11 @@ impl From<LaneStatus> for LaneView {
         Self {
             name: lane.name.to_string(),
             kind: lane.kind,
-            state: match (lane.works_here, &lane.outage) {
-                (false, _) => "elsewhere",
-                (true, Some(_)) => "unavailable",
-                (true, None) => "running",
+            state: match (lane.works_here, lane.overrides.paused, &lane.outage) {
+                (_, true, _) => "paused",
+                (false, _, _) => "elsewhere",
+                (true, _, Some(_)) => "unavailable",
+                (true, _, None) => "running",
             },
             outage: lane.outage.map(|cause| cause.to_string()),
             backlog: lane.backlog,
@@ -253,12 +404,30 @@ impl From<LaneStatus> for LaneView {
             max_in_flight: lane.settings.max_in_flight.get(),
             batch_size: lane.settings.batch_size.get(),
             batch_timeout_ms: u64::try_from(lane.settings.batch_timeout.as_millis()).unwrap_or(u64::MAX),
+            paused: lane.overrides.paused,
+            overrides: OverridesView {
+                rate_per_second: lane.overrides.rate_per_second,
+                burst: lane.overrides.burst,
+                batch_size: lane.overrides.batch_size,
+                batch_timeout_ms: lane.overrides.batch_timeout_ms,
+            },
+            accepted: lane.total.accepted,
+            done: lane.total.done,
+            failed: lane.total.failed,
+            conflicts: lane.total.conflicts,
+            submissions: lane.total.submissions,
+            conflict_share: lane.conflict_share,
+            history: HistoryView {
+                interval_seconds: INTERVAL.as_secs(),
+                points: lane.history.into_iter().map(PointView::from).collect(),
+            },
         }
     }
 }
 
 /// All lanes.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Lanes)]
 pub(crate) struct LanesView {
     pub(crate) items: Vec<LaneView>,
 }

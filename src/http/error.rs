@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::TransactionId;
 use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, TenantRefusal};
@@ -67,11 +68,13 @@ pub enum Code {
     NotNow,
     /// As many event streams are open as may be.
     TooManyStreams,
+    /// There is no such webhook or delivery.
+    NoWebhook,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -98,6 +101,7 @@ impl Code {
         Self::Forbidden,
         Self::NotNow,
         Self::TooManyStreams,
+        Self::NoWebhook,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -150,6 +154,7 @@ impl Code {
                 "The transaction's state does not allow it",
             ),
             Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
+            Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
     }
 }
@@ -165,21 +170,32 @@ pub(crate) struct ApiError {
     withheld: bool,
 }
 
-/// What a refusal looks like to the client.
-#[derive(Serialize)]
-pub(super) struct Problem<'a> {
+/// A refusal (RFC 9457). Decide by `code`, which keeps its meaning for ever.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem<'a> {
+    /// `urn:sluicegate:error:` and the code.
     r#type: String,
+    /// What kind of problem it is; always the same for a code.
     title: &'a str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     pub(super) status: u16,
+    /// The code.
+    #[schema(pattern = "^SG-[0-9]{4}$")]
     code: &'a str,
+    /// What is wrong this time, for a person; its wording may change.
     detail: &'a str,
+    /// The fields at fault, if it is about fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ProblemField<'a>>,
 }
 
-#[derive(Serialize)]
+/// A field at fault.
+#[derive(Serialize, ToSchema)]
 struct ProblemField<'a> {
+    /// JSON Pointer (RFC 6901) into the body, `#query/NAME` or `#header/NAME`.
     pointer: &'a str,
+    /// What is wrong with it, and what would be right.
     detail: &'a str,
 }
 

@@ -4,29 +4,71 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 use super::Api;
+use super::auth::Detail;
 use super::body::{QueryBody, read_json};
 use super::caller::Who;
 use super::dto::{LaneView, LanesView, ResultView};
 use super::error::{ApiError, Code};
+use super::openapi::examples;
 use super::params::Name;
-use super::transactions::json;
-use crate::gateway::Scope;
+use super::transactions::{json, tagged};
+use crate::domain::LedgerName;
+use crate::gateway::{Scope, Steer, SteerRefusal};
 
-/// `GET /v1/ledgers`.
-pub(crate) async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+/// List ledgers
+///
+/// Every ledger that is configured, with its lane.
+#[utoipa::path(
+    get,
+    path = "/v1/ledgers",
+    operation_id = "listLedgers",
+    tag = "ledgers",
+    params(("If-None-Match" = Option<String>, Header, description = "ETags of what the client has")),
+    responses(
+        (status = 200, description = "All lanes", body = LanesView,
+            headers(("ETag" = String, description = "Changes with the answer")), example = json!({"items": [examples::lane()]})),
+        (status = 304, description = "Nothing has changed", headers(("ETag" = String, description = "Changes with the answer"))),
+    )
+)]
+pub(crate) async fn list(State(api): State<Api>, who: Who, headers: HeaderMap) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let lanes = api.gateway.lanes().into_iter();
     let items = lanes
         .filter(|lane| api.gateway.may_use(&caller, lane.name.as_str()))
         .map(LaneView::from)
         .collect();
-    Ok(json(StatusCode::OK, &LanesView { items }))
+    Ok(tagged(&headers, &LanesView { items }))
 }
 
-/// `GET /v1/ledgers/{name}`.
-pub(crate) async fn get(State(api): State<Api>, who: Who, Name(name): Name) -> Result<Response, ApiError> {
+/// Read a ledger
+///
+/// Its lane: how it is set, how much waits, and whether the ledger answers.
+#[utoipa::path(
+    get,
+    path = "/v1/ledgers/{name}",
+    operation_id = "getLedger",
+    tag = "ledgers",
+    params(
+        ("name" = LedgerName, Path, description = "Its name"),
+        ("If-None-Match" = Option<String>, Header, description = "ETags of what the client has"),
+    ),
+    responses(
+        (status = 200, description = "The lane", body = LaneView,
+            headers(("ETag" = String, description = "Changes with the answer")), example = json!(examples::lane())),
+        (status = 304, description = "Nothing has changed", headers(("ETag" = String, description = "Changes with the answer"))),
+        (status = 404, description = "SG-0016"),
+    )
+)]
+pub(crate) async fn get(
+    State(api): State<Api>,
+    who: Who,
+    Name(name): Name,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     if !api.gateway.may_use(&caller, &name) {
         return Err(ApiError::new(
@@ -35,11 +77,107 @@ pub(crate) async fn get(State(api): State<Api>, who: Who, Name(name): Name) -> R
         ));
     }
     let lane = api.gateway.lane(&name);
-    let lane = lane.ok_or_else(|| ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(&name).detail))?;
-    Ok(json(StatusCode::OK, &LaneView::from(lane)))
+    let lane = lane.ok_or_else(|| unknown(&api, &name))?;
+    Ok(tagged(&headers, &LaneView::from(lane)))
 }
 
-/// `POST /v1/query`: straight to the ledger, nothing is stored.
+/// What to change of a lane. A field that is left out stays; `null` goes back to the configuration.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(crate) struct SteerBody {
+    /// Whether it submits nothing for now.
+    paused: Option<bool>,
+    /// Submissions per second.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<f64>, minimum = 0.001, maximum = 1_000_000)]
+    rate_per_second: Option<Option<f64>>,
+    /// How many may go out at once after a quiet moment; at least `rate_per_second / 500`.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    burst: Option<Option<u32>>,
+    /// A batch is taken on when it holds so many transactions.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000)]
+    batch_size: Option<Option<u32>>,
+    /// Or so long after its first one came in.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 60_000)]
+    batch_timeout_ms: Option<Option<u64>>,
+}
+
+/// Tells a field that is `null` from one that is not there.
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Steer a ledger's lane
+///
+/// Pauses or resumes it, or changes its pace. What is set here lies over the configuration, holds on every node within
+/// seconds and over restarts, until it is set to `null`. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    patch,
+    path = "/v1/ledgers/{name}",
+    operation_id = "steerLedger",
+    tag = "ledgers",
+    params(("name" = LedgerName, Path, description = "Its name")),
+    request_body(content = SteerBody, description = "What to change", example = json!({"rate_per_second": 50, "paused": false})),
+    responses(
+        (status = 200, description = "The lane as it is now", body = LaneView, example = json!(examples::lane())),
+        (status = 404, description = "SG-0016"),
+    )
+)]
+pub(crate) async fn steer(
+    State(api): State<Api>,
+    who: Who,
+    Name(name): Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let caller = who.of_all_tenants(&[Scope::Operate])?;
+    let body: SteerBody = read_json(&headers, body, api.body_limits).await?;
+    let steer = Steer {
+        paused: body.paused,
+        rate_per_second: body.rate_per_second,
+        burst: body.burst,
+        batch_size: body.batch_size,
+        batch_timeout_ms: body.batch_timeout_ms,
+    };
+    match api.gateway.steer(&caller, &name, steer).await {
+        Ok(lane) => {
+            let view = LaneView::from(lane);
+            let mut response = json(StatusCode::OK, &view);
+            let now = serde_json::to_value(&view).unwrap_or_default();
+            let detail = serde_json::json!({"paused": now["paused"], "overrides": now["overrides"]});
+            response.extensions_mut().insert(Detail(detail));
+            Ok(response)
+        }
+        Err(SteerRefusal::Missing) => Err(unknown(&api, &name)),
+        Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
+        Err(SteerRefusal::Store(error)) => Err(error.into()),
+    }
+}
+
+fn unknown(api: &Api, name: &str) -> ApiError {
+    ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(name).detail)
+}
+
+/// Ask a ledger
+///
+/// Calls a contract to read, straight on the ledger: nothing is queued, and nothing is stored.
+#[utoipa::path(
+    post,
+    path = "/v1/query",
+    operation_id = "queryLedger",
+    tag = "ledgers",
+    request_body(content = QueryBody, description = "The call", example = json!(examples::query())),
+    responses(
+        (status = 200, description = "What the contract answered", body = ResultView, example = json!({"result": "87.50"})),
+        (status = 422, description = "SG-0014"),
+        (status = 503, description = "SG-0015"),
+    )
+)]
 pub(crate) async fn query(
     State(api): State<Api>,
     who: Who,

@@ -9,41 +9,54 @@ mod auth;
 mod batch;
 mod body;
 mod caller;
+mod docs;
 mod dto;
 mod error;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
 mod health;
+mod hygiene;
 mod ledgers;
+mod openapi;
 mod params;
 mod server;
+mod switch;
 mod tls;
+mod trace;
 mod transactions;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+use utoipa_axum::routes;
 
 use self::body::BodyLimits;
 use self::error::ApiError;
 use self::events::Feed;
+use self::openapi::{Document, Documented};
+use self::trace::Trace;
 use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
+use crate::webhooks::Webhooks;
 
+pub use dto::show;
 pub use error::Code;
 pub use server::serve;
 pub use tls::{Tls, TlsError};
+pub use trace::TraceContext;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -58,15 +71,21 @@ pub(crate) struct Api {
     /// The right to have an event stream open.
     streams: Arc<Semaphore>,
     heartbeat: Duration,
+    document: Document,
 }
 
 impl Api {
+    fn webhooks(&self) -> &Webhooks {
+        self.gateway.webhooks()
+    }
+
     fn new(
         gateway: Arc<Gateway>,
         auth: Arc<Authenticator>,
         metrics: Metrics,
         settings: &HttpSettings,
         tasks: TaskTracker,
+        document: Document,
     ) -> Self {
         Self {
             feed: Feed::new(gateway.clone(), tasks),
@@ -80,6 +99,7 @@ impl Api {
                 time: settings.body_timeout,
             },
             longest_wait: settings.max_wait,
+            document,
         }
     }
 }
@@ -92,27 +112,16 @@ pub fn router(
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
-    let routes = Router::new()
-        .route(
-            "/v1/transactions",
-            post(transactions::submit).get(transactions::list),
-        )
-        .route("/v1/transactions/{id}", get(transactions::get))
-        .route("/v1/transactions/batch", post(batch::submit))
-        .route("/v1/transactions/{id}/attempts", get(transactions::attempts))
-        .route("/v1/transactions/{id}/cancel", post(actions::cancel))
-        .route("/v1/transactions/{id}/retry", post(actions::retry))
-        .route("/v1/transactions/{id}/settle", post(actions::settle))
-        .route("/v1/transactions/{id}/events", get(events::of_one))
-        .route("/v1/events", get(events::all))
-        .route("/v1/query", post(ledgers::query))
-        .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{name}", get(ledgers::get))
-        .route("/v1/keys", post(access::create_key).get(access::list_keys))
-        .route("/v1/keys/{id}", delete(access::revoke_key))
-        .route("/v1/whoami", get(access::whoami))
-        .route("/v1/audit", get(access::audit));
-    finish(routes, Api::new(gateway, auth, metrics, settings, tasks))
+    let (routes, document) = api().split(settings);
+    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
+    finish(
+        routes
+            .merge(docs::pages())
+            .merge(webhooks::routes())
+            .merge(access::routes()),
+        api,
+        settings,
+    )
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -123,18 +132,47 @@ pub fn probes(
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
-    finish(Router::new(), Api::new(gateway, auth, metrics, settings, tasks))
+    let (routes, document) = operations().split(settings);
+    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
+    finish(routes, api, settings)
 }
 
-/// Adds what every process offers.
-fn finish(routes: Router<Api>, api: Api) -> Router {
-    let metrics = get(health::metrics).route_layer(middleware::from_fn(auth::may_watch));
-    routes
-        .route("/metrics", metrics)
-        // What comes after it is for everybody.
+/// What a gateway with the built-in settings serves as `/openapi.json`.
+pub fn openapi() -> String {
+    let (_, document) = api().split(&HttpSettings::default());
+    format!("{document:#}")
+}
+
+/// What every process offers.
+fn operations() -> Documented {
+    Documented::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+}
+
+/// The whole API.
+fn api() -> Documented {
+    operations()
+        .routes(routes!(openapi::get))
+        .routes(routes!(transactions::submit, transactions::list))
+        .routes(routes!(transactions::get))
+        .routes(routes!(batch::submit))
+        .routes(routes!(transactions::attempts))
+        .routes(routes!(actions::cancel))
+        .routes(routes!(actions::retry))
+        .routes(routes!(actions::settle))
+        .routes(routes!(events::of_one))
+        .routes(routes!(events::all))
+        .routes(routes!(ledgers::query))
+        .routes(routes!(ledgers::list))
+        .routes(routes!(ledgers::get, ledgers::steer))
+}
+
+/// Adds what no route stands for.
+fn finish(routes: Router<Api>, api: Api, settings: &HttpSettings) -> Router {
+    let router = routes
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::guard))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(CatchPanicLayer::custom(|_| {
@@ -145,19 +183,52 @@ fn finish(routes: Router<Api>, api: Api) -> Router {
             )
             .into_response()
         }))
-        .layer(middleware::from_fn_with_state(api.clone(), count))
+        .layer(hygiene::gzip());
+    let router = match hygiene::cors(&settings.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn_with_state(api.clone(), around))
         .with_state(api)
 }
 
-async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// What is done about every request: it is named, counted, and its answer completed.
+async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = known_method(request.method().as_str());
-    let response = next.run(request).await;
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    let method = known_method(request.method().as_str());
+    let trace = Trace::of(request.headers());
+    if let Some(context) = trace.context() {
+        request.extensions_mut().insert(context);
+    }
+    let mut response = match unknown_query(&api, method, route, request.uri()) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).instrument(trace.span()).await,
+    };
+    let status = response.status();
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(request.id = trace.request_id(), method, route, "a request failed");
+    }
+    hygiene::complete(response.headers_mut());
+    trace.tell(response.headers_mut());
     api.metrics
-        .http_request(method, route, response.status().as_u16(), start.elapsed());
+        .http_request(method, route, status.as_u16(), start.elapsed());
     response
+}
+
+/// Parameters of an operation that has none are a slip, and not passed over.
+fn unknown_query(api: &Api, method: &str, route: &str, uri: &Uri) -> Option<ApiError> {
+    let query = uri.query().filter(|query| !query.is_empty())?;
+    let name = query.split(['=', '&']).next().unwrap_or_default();
+    api.document.refuses_queries(method, route).then(|| {
+        ApiError::field(
+            Code::InvalidParameter,
+            format!("#query/{name}"),
+            "is not known here; there are no query parameters",
+        )
+    })
 }
 
 /// Clients may invent methods; label sets stay bounded.
@@ -174,11 +245,12 @@ fn known_method(method: &str) -> &'static str {
     }
 }
 
-async fn no_route(request: Request) -> ApiError {
-    ApiError::new(
-        Code::NoRoute,
-        format!("there is nothing at {}", request.uri().path()),
-    )
+async fn no_route(uri: Uri) -> ApiError {
+    nothing_at(&uri)
+}
+
+fn nothing_at(uri: &Uri) -> ApiError {
+    ApiError::new(Code::NoRoute, format!("there is nothing at {}", uri.path()))
 }
 
 async fn wrong_method(request: Request) -> ApiError {

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::error::{ApiError, Code};
@@ -15,7 +16,7 @@ use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transactio
 use crate::gateway::Caller;
 use crate::store::Filter;
 
-const DEFAULT_LIMIT: usize = 50;
+pub(super) const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
 /// The part of the path that names something, whatever bytes it holds.
@@ -74,11 +75,19 @@ pub(crate) fn prefer_wait(headers: &HeaderMap, longest: Duration) -> Result<Opti
                 .is_some_and(|name| name.eq_ignore_ascii_case("wait"))
             {
                 let seconds = halves.next().unwrap_or_default().trim_matches('"');
-                return wait("#header/Prefer", seconds, longest).map(Some);
+                // A preference, so it is met as far as it can be.
+                let asked = wait("#header/Prefer", seconds)?;
+                return Ok(Some(asked.min(longest)));
             }
         }
     }
     Ok(None)
+}
+
+/// A tag for bytes that have no version: equal bytes, equal tags.
+pub(crate) fn etag_of(bytes: &[u8]) -> HeaderValue {
+    let digest = URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..16]);
+    HeaderValue::try_from(format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Whether the client has this version already. Tags are compared weakly, as RFC 9110 wants it for
@@ -109,9 +118,9 @@ fn single(headers: &HeaderMap, name: HeaderName, shown: &str) -> Result<Option<S
         .transpose()
 }
 
-fn wait(name: &str, seconds: &str, longest: Duration) -> Result<Duration, ApiError> {
+fn wait(name: &str, seconds: &str) -> Result<Duration, ApiError> {
     match seconds.parse::<u32>() {
-        Ok(seconds) => Ok(Duration::from_secs(u64::from(seconds)).min(longest)),
+        Ok(seconds) => Ok(Duration::from_secs(u64::from(seconds))),
         Err(_) => Err(bad(name, "must be a whole number of seconds, such as wait=10")),
     }
 }
@@ -122,7 +131,16 @@ pub(crate) fn wait_only(pairs: Vec<(String, String)>, longest: Duration) -> Resu
     each_once(&pairs)?;
     for (name, value) in pairs {
         match name.as_str() {
-            "wait" => result = wait("#query/wait", &value, longest)?,
+            "wait" => {
+                result = wait("#query/wait", &value)?;
+                if result > longest {
+                    let longest = longest.as_secs_f32();
+                    let detail = format!(
+                        "must be at most {longest} seconds (http.max_wait_seconds); ask again after that"
+                    );
+                    return Err(bad("#query/wait", detail));
+                }
+            }
             other => {
                 return Err(bad(
                     &format!("#query/{other}"),
@@ -151,7 +169,7 @@ pub(crate) fn atomic_only(pairs: Vec<(String, String)>) -> Result<bool, ApiError
 }
 
 /// Of two values, one would be passed over.
-fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
+pub(super) fn each_once(pairs: &[(String, String)]) -> Result<(), ApiError> {
     let mut seen = BTreeSet::new();
     match pairs.iter().find(|(name, _)| !seen.insert(name)) {
         Some((name, _)) => Err(bad(&format!("#query/{name}"), "was given more than once")),
@@ -166,6 +184,31 @@ pub(crate) struct Listing {
     pub(crate) key: Option<String>,
     pub(crate) cursor: Option<TransactionId>,
     pub(crate) limit: usize,
+    /// Which listing it is, whatever the page.
+    pub(crate) print: FilterPrint,
+}
+
+/// Stands for the filter of a listing in its cursors: with another filter, a cursor would pass over records unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FilterPrint([u8; 8]);
+
+impl FilterPrint {
+    fn of(pairs: &[(String, String)], caller: &Caller) -> Self {
+        let paging = |name: &str| ["cursor", "limit"].contains(&name);
+        let filters: BTreeSet<_> = pairs.iter().filter(|(name, _)| !paging(name)).collect();
+        let mut hash = Sha256::new();
+        // Nor is the listing of one tenant that of another.
+        hash.update(caller.tenant.as_ref().map_or("", TenantName::as_str));
+        for (name, value) in filters {
+            for text in [name, value] {
+                hash.update(text.len().to_be_bytes());
+                hash.update(text);
+            }
+        }
+        let mut print = [0; 8];
+        print.copy_from_slice(&hash.finalize()[..8]);
+        Self(print)
+    }
 }
 
 /// The parameters of a listing.
@@ -173,19 +216,23 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
     let mut filter = Filter::default();
     let (mut key, mut cursor, mut limit) = (None, None, DEFAULT_LIMIT);
     each_once(&pairs)?;
+    let print = FilterPrint::of(&pairs, caller);
     for (name, value) in pairs {
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
         match name.as_str() {
             "idempotency_key" => key = Some(value),
             "limit" => {
-                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
+                limit = read_limit(&value).ok_or_else(|| wrong(LIMIT))?;
             }
             "cursor" => {
-                cursor =
-                    Some(read_cursor(&value).ok_or_else(|| {
-                        wrong("is not a cursor; take next_cursor of the page before as it is")
-                    })?);
+                let (id, of) = read_cursor(&value)
+                    .ok_or_else(|| wrong("is not a cursor; take next_cursor of the page before as it is"))?;
+                if of != print {
+                    return Err(wrong(
+                        "belongs to a listing with another filter; repeat the filter of the page before, or start without a cursor",
+                    ));
+                }
+                cursor = Some(id);
             }
             _ if !narrow(&mut filter, &name, value, caller)? => {
                 return Err(wrong(&format!(
@@ -200,6 +247,7 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
         key,
         cursor,
         limit,
+        print,
     })
 }
 
@@ -310,6 +358,13 @@ fn narrow(filter: &mut Filter, name: &str, value: String, caller: &Caller) -> Re
     Ok(true)
 }
 
+/// What a `limit` has to be.
+pub(super) const LIMIT: &str = "must be 1 to 500";
+
+pub(super) fn read_limit(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+}
+
 const MOMENT: &str = "must be a moment such as 2026-01-31T12:00:00Z";
 
 /// A `+` in a query stands for a space, so an offset written with a bare `+` arrives with one.
@@ -317,12 +372,20 @@ fn moment(text: &str) -> Option<Timestamp> {
     Timestamp::parse_rfc3339(&text.replace(' ', "+"))
 }
 
-/// The cursor for a page that starts below `id`.
-pub(crate) fn write_cursor(id: TransactionId) -> String {
-    URL_SAFE_NO_PAD.encode(id.as_bytes())
+/// The cursor for the page of this listing that starts below `id`.
+pub(crate) fn write_cursor(id: TransactionId, print: FilterPrint) -> String {
+    let mut bytes = [0; 24];
+    let (below, of) = bytes.split_at_mut(16);
+    below.copy_from_slice(id.as_bytes());
+    of.copy_from_slice(&print.0);
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
-pub(super) fn read_cursor(text: &str) -> Option<TransactionId> {
+pub(super) fn read_cursor(text: &str) -> Option<(TransactionId, FilterPrint)> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    Some(TransactionId::from_bytes(bytes.try_into().ok()?))
+    let (below, of) = bytes.split_first_chunk()?;
+    Some((
+        TransactionId::from_bytes(*below),
+        FilterPrint(of.try_into().ok()?),
+    ))
 }

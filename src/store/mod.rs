@@ -10,7 +10,11 @@ pub mod postgres;
 mod signals;
 
 #[cfg(test)]
+mod changes_tests;
+#[cfg(test)]
 pub(crate) mod conformance;
+#[cfg(test)]
+mod documents_tests;
 #[cfg(test)]
 mod large_tests;
 #[cfg(test)]
@@ -19,6 +23,8 @@ mod places;
 mod resume_tests;
 #[cfg(test)]
 mod rewound_tests;
+#[cfg(test)]
+mod tenants_tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

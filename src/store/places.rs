@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::TransactionStore;
+use super::documents::DocumentStore;
 use super::embedded::{self, DataFolder, EmbeddedStore};
 use super::postgres::{self, PostgresStore};
 use crate::config::PostgresSettings;
@@ -30,14 +31,37 @@ impl Place {
     }
 
     pub(super) async fn open(&self) -> Arc<dyn TransactionStore> {
+        self.open_both().await.0
+    }
+
+    /// The store, with its documents.
+    pub(super) async fn open_both(&self) -> (Arc<dyn TransactionStore>, Arc<dyn DocumentStore>) {
         let metrics = Metrics::new().expect("metrics").store();
         match self {
             Self::Embedded(kind, folder) => {
                 let path = folder.path().join("store");
-                Arc::new(EmbeddedStore::open(*kind, &path, 1 << 20, metrics).expect("opens"))
+                let store = EmbeddedStore::open(*kind, &path, 1 << 20, metrics).expect("opens");
+                let store = Arc::new(store);
+                (store.clone(), store)
             }
             Self::Postgres(settings) => {
-                Arc::new(PostgresStore::connect(settings, metrics).await.expect("connects"))
+                let store = PostgresStore::connect(settings, metrics).await.expect("connects");
+                let store = Arc::new(store);
+                (store.clone(), store)
+            }
+        }
+    }
+
+    /// As many as can use the place at once: several processes, or one.
+    pub(super) async fn open_several(&self) -> Vec<(Arc<dyn TransactionStore>, Arc<dyn DocumentStore>)> {
+        match self {
+            Self::Embedded(..) => vec![self.open_both().await],
+            Self::Postgres(_) => {
+                let mut all = Vec::new();
+                for _ in 0..3 {
+                    all.push(self.open_both().await);
+                }
+                all
             }
         }
     }

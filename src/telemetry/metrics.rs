@@ -4,12 +4,14 @@
 //! one process (tests) do not share numbers. Labels come from bounded sets: ledgers, routes, codes.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
+use super::history::LaneHistory;
 use crate::domain::LedgerName;
 
 const SECONDS: [f64; 16] = [
@@ -82,6 +84,19 @@ impl Metrics {
             end_to_end: histogram!("sluicegate_end_to_end_seconds", "ledger" => ledger.clone()),
             recorder: self.recorder.clone(),
             ledger: ledger.clone(),
+            history: Arc::default(),
+        })
+    }
+
+    /// The metrics of webhooks.
+    pub fn webhooks(&self) -> WebhookMetrics {
+        let attempts =
+            |outcome: &'static str| counter!("sluicegate_webhook_attempts_total", "outcome" => outcome);
+        with_local_recorder(&*self.recorder, || WebhookMetrics {
+            queued: counter!("sluicegate_webhook_deliveries_total"),
+            received: attempts("received"),
+            failed: attempts("failed"),
+            given_up: counter!("sluicegate_webhook_given_up_total"),
         })
     }
 
@@ -187,19 +202,29 @@ pub struct QueueMetrics {
     pub connected: Gauge,
 }
 
+/// What happens on the way to those who want to be told.
+#[derive(Clone)]
+pub struct WebhookMetrics {
+    /// Deliveries made.
+    pub queued: Counter,
+    /// Attempts that were answered with 2xx.
+    pub received: Counter,
+    /// Attempts that were not.
+    pub failed: Counter,
+    /// Deliveries given up.
+    pub given_up: Counter,
+}
+
 /// What happens on the way to one ledger.
 #[derive(Clone)]
 pub struct LaneMetrics {
-    /// Transactions accepted.
-    pub accepted: Counter,
+    accepted: Counter,
     /// Repeats of an accepted request, recognised by their idempotency key.
     pub repeated: Counter,
-    /// Submissions sent for the first time.
-    pub submissions: Counter,
+    submissions: Counter,
     /// Submissions sent again, byte for byte.
     pub resends: Counter,
-    /// Submissions that the ledger called invalid because of a conflict.
-    pub conflicts: Counter,
+    conflicts: Counter,
     /// Transactions left to a person.
     pub parked: Counter,
     /// Deliveries that led to no readable record.
@@ -216,12 +241,38 @@ pub struct LaneMetrics {
     pub end_to_end: Histogram,
     recorder: Arc<PrometheusRecorder>,
     ledger: String,
+    /// What the last minutes were like.
+    pub history: Arc<LaneHistory>,
 }
 
 impl LaneMetrics {
+    /// Counts a transaction that was accepted.
+    pub fn accepted(&self) {
+        self.accepted.increment(1);
+        self.history.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a submission that is sent for the first time.
+    pub fn submitted(&self) {
+        self.submissions.increment(1);
+        self.history.submissions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a submission that the ledger called invalid because of a conflict.
+    pub fn conflicted(&self) {
+        self.conflicts.increment(1);
+        self.history.conflicts.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a transaction that was settled so long after its acceptance: `outcome` is `done` or a failure code.
     pub fn settled(&self, outcome: &'static str, end_to_end: Duration) {
         self.count("sluicegate_settled_total", "outcome", outcome);
+        let kind = if outcome == "done" {
+            &self.history.done
+        } else {
+            &self.history.failed
+        };
+        kind.fetch_add(1, Ordering::Relaxed);
         self.end_to_end.record(end_to_end.as_secs_f64());
     }
 

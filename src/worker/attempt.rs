@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use metrics::Counter;
 
 use super::Lane;
 use super::gate::within;
@@ -20,6 +19,7 @@ use crate::failpoint;
 use crate::ledger::{PrepareError, SubmitError};
 use crate::queue::{Delivery, Tenure};
 use crate::store::{Change, StoreError};
+use crate::telemetry::metrics::LaneMetrics;
 
 /// So many records that cannot be read are remembered.
 const MOST_UNREADABLE: usize = 10_000;
@@ -170,7 +170,7 @@ impl Lane {
                 sends.push(sent);
             }
         }
-        self.submit(sends, tenure, &self.parts.metrics.submissions).await
+        self.submit(sends, tenure, LaneMetrics::submitted).await
     }
 
     /// The record once it was tried to prepare it.
@@ -247,14 +247,14 @@ impl Lane {
         self.out_of_reach(tx, cause)
     }
 
-    /// Sends stored bytes whose outcomes are already awaited. `counter` counts those that go out.
+    /// Sends stored bytes whose outcomes are already awaited. `count` counts each that goes out.
     pub(super) async fn submit(
         &self,
         sends: Vec<Prepared>,
         tenure: &Tenure,
-        counter: &Counter,
+        count: fn(&LaneMetrics),
     ) -> Result<(), StoreError> {
-        let results = join_all(sends.iter().map(|sent| self.send(sent, tenure, counter))).await;
+        let results = join_all(sends.iter().map(|sent| self.send(sent, tenure, count))).await;
         let mut rejected = Vec::new();
         for (sent, result) in sends.iter().zip(results) {
             match result {
@@ -305,7 +305,7 @@ impl Lane {
         told.unwrap_or_else(Outcome::Unavailable)
     }
 
-    async fn send(&self, sent: &Prepared, tenure: &Tenure, counter: &Counter) -> Result<(), Unsent> {
+    async fn send(&self, sent: &Prepared, tenure: &Tenure, count: fn(&LaneMetrics)) -> Result<(), Unsent> {
         let sending = self.in_flight.sending(&sent.tx_id);
         let ready = self.within(self.parts.ledger.ready()).await.flatten();
         ready.map_err(|cause| Unsent::Refused(SubmitError::Unavailable(cause)))?;
@@ -313,7 +313,7 @@ impl Lane {
         if !tenure.holds() {
             return Err(Unsent::LaneLost);
         }
-        counter.increment(1);
+        count(&self.parts.metrics);
         failpoint::reached("submit-before-send");
         let answer = self.within(self.parts.ledger.submit(sent)).await;
         failpoint::reached("submit-after-reply");

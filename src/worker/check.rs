@@ -98,7 +98,7 @@ impl Lane {
             self.store_changes(parked).await
         };
         // What is to be sent is awaited already, so it has to be.
-        let resend = self.submit(resends, tenure, &self.parts.metrics.resends);
+        let resend = self.submit(resends, tenure, |metrics| metrics.resends.increment(1));
         let (stored, resent) = tokio::join!(store, resend);
         stored.map(drop).and(resent)
     }

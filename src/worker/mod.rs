@@ -23,6 +23,7 @@ mod in_flight;
 mod limiter;
 mod resume;
 mod settle;
+mod steering;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,8 @@ use self::gate::Gate;
 use self::in_flight::InFlight;
 use self::limiter::RateLimiter;
 use self::resume::Subscription;
+pub use self::steering::Course;
+use self::steering::Steering;
 use crate::clock::Clock;
 use crate::config::WorkerSettings;
 use crate::domain::{Cause, LedgerName, RetryPolicy, TransactionId};
@@ -102,6 +105,7 @@ pub struct Lane {
     /// Holds the limit where it counts, at each send: what a slow disk delayed does not go out all at once.
     pace: RateLimiter,
     gate: Gate,
+    steering: Steering,
     slots: Arc<Semaphore>,
     in_flight: InFlight,
     /// Records that could not be read, told once.
@@ -116,6 +120,7 @@ impl Lane {
             limiter: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
             pace: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
             gate: Gate::default(),
+            steering: Steering::new(parts.settings),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
             in_flight: InFlight::default(),
             unreadable: Mutex::default(),
@@ -214,11 +219,16 @@ impl Lane {
                     return Ok(());
                 }
             }
+            self.steering.running().await;
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return Ok(());
             };
             let wanted = carried.len().min(1 + self.slots.available_permits());
             let granted = self.limiter.take(wanted).await;
+            if self.steering.course().paused {
+                // It was paused while this waited; what was granted is given up.
+                continue;
+            }
             // Only this loop takes slots, so what was available still is.
             let more = (1..granted).map_while(|_| self.slots.clone().try_acquire_owned().ok());
             let slots: Vec<_> = std::iter::once(slot).chain(more).collect();
@@ -270,7 +280,7 @@ impl Lane {
         consumer: &mut dyn Consumer,
         batch: &mut VecDeque<Delivery>,
     ) -> Result<(), QueueError> {
-        let settings = &self.parts.settings;
+        let settings = self.steering.course().settings;
         let size = settings.batch_size.get() as usize;
         batch.extend(consumer.next(size).await?);
         if self.in_flight() == 0 {
@@ -296,9 +306,33 @@ impl Lane {
         &*self.parts.ledger
     }
 
-    /// Rate, batches and bounds.
-    pub fn settings(&self) -> &WorkerSettings {
+    /// Rate, batches and bounds, as they are now.
+    pub fn settings(&self) -> WorkerSettings {
+        self.steering.course().settings
+    }
+
+    /// The same, as they are configured.
+    pub fn configured(&self) -> &WorkerSettings {
         &self.parts.settings
+    }
+
+    /// Whether it submits, and how fast.
+    pub fn course(&self) -> Course {
+        self.steering.course()
+    }
+
+    /// Sets it on another course: pause, rate, burst and batches. What is in flight is brought to its end.
+    pub fn steer(&self, course: Course) {
+        if self.course() == course {
+            return;
+        }
+        let before = self.steering.set(course);
+        let pace = |course: Course| (course.settings.rate_per_second, course.settings.burst);
+        if pace(before) != pace(course) {
+            let (rate, burst) = pace(course);
+            self.limiter.set(rate, burst);
+            self.pace.set(rate, burst);
+        }
     }
 
     /// What this lane counts.

@@ -183,7 +183,7 @@ impl Lane {
                 .commit_latency
                 .record(ending.at.since(sent_at).as_secs_f64());
             if conflicted {
-                metrics.conflicts.increment(1);
+                metrics.conflicted();
             }
         }
         let outcome = match &tx.state {

@@ -55,6 +55,13 @@ const RELAY: [Blow; 6] = [
     Blow("lost-after-put-back", 0, Scene::QueueDeleted),
 ];
 
+/// Whoever dies with a receiver's answer in hand sends it once more.
+const WEBHOOKS: [Blow; 3] = [
+    Blow("webhook-queued", 2, Scene::Usual),
+    Blow("webhook-sent", 2, Scene::Usual),
+    Blow("webhook-sent", 0, Scene::Usual),
+];
+
 const DEADLINES: [Blow; 2] = [
     Blow("expire-before-store", 0, Scene::LedgerAway),
     Blow("expire-after-store", 0, Scene::LedgerAway),
@@ -133,14 +140,19 @@ impl Agenda {
     /// Of several workers one is active; when it dies, the other takes over and gets to the gap it has armed.
     pub(crate) fn of(topology: Topology) -> Vec<Self> {
         match topology {
-            Topology::Embedded => vec![Self::new(0..1, &[&ENGINE, &ACCEPT, &LANE, &DEADLINES, &BOTH])],
+            Topology::Embedded => vec![Self::new(
+                0..1,
+                &[&ENGINE, &ACCEPT, &LANE, &WEBHOOKS, &DEADLINES, &BOTH],
+            )],
             Topology::Broker => vec![Self::new(
                 0..1,
-                &[&ENGINE, &ACCEPT, &RELAY, &CONSUMER, &LANE, &DEADLINES, &BOTH],
+                &[
+                    &ENGINE, &ACCEPT, &RELAY, &CONSUMER, &LANE, &WEBHOOKS, &DEADLINES, &BOTH,
+                ],
             )],
             Topology::Cluster => vec![
                 Self::new(0..1, &[&ACCEPT, &RELAY, &DEADLINES]),
-                Self::new(1..3, &[&CONSUMER, &LANE, &BOTH]),
+                Self::new(1..3, &[&CONSUMER, &LANE, &WEBHOOKS, &BOTH]),
             ],
         }
     }

@@ -34,6 +34,10 @@ mod promises;
 mod proxy;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
+#[cfg(feature = "failpoints")]
+#[allow(dead_code, reason = "shared with the other tests; each uses a part of it")]
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod rollback;
 mod schedule;
 mod site;

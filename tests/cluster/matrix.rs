@@ -23,6 +23,7 @@ use crate::oracle::{Evidence, judge_by, listed, the_backlog_drains};
 use crate::plan::{Plan, Topology};
 use crate::promises;
 use crate::proxy::Fault;
+use crate::receiver::Receiver;
 use crate::site::{Addresses, Site};
 use crate::support::{eventually, http, spawn};
 
@@ -36,6 +37,10 @@ const SETTLING: Duration = Duration::from_secs(20);
 const GATHERING: Duration = Duration::from_secs(3);
 
 const SIGKILL: i32 = 9;
+
+/// Receivers are at the loopback, and a lease on a delivery is shorter than the next gap is away.
+const RETENTION_AND_WEBHOOKS: &str = "[retention]\ndone_days = 0\nfailed_days = 1\n[webhooks]\ntimeout_ms = 1000\n\
+                                      retry_min_ms = 50\nretry_max_ms = 500\nallow_targets = ['127.0.0.1']\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_embedded_gateway_on_redb_dies_at_every_gap() {
@@ -64,13 +69,18 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     let mut site = plan
         // A standby takes over what is due soon; a check comes while the next gap is waited for.
         .replace("check_after_ms = 3000", "check_after_ms = 1500")
-        .replace("[log]", "[retention]\ndone_days = 0\nfailed_days = 1\n[log]")
+        .replace("[log]", &format!("{RETENTION_AND_WEBHOOKS}[log]"))
         .start()
         .await;
     let load = Load::of(Demand::Mixed, 2, Duration::from_millis(50), &site.addresses);
     let observers = Observers::start(1, &load.log(), &site.addresses);
     let stop = CancellationToken::new();
-    let hurried = spawn(hurry(site.addresses.subscribe(), stop.clone()));
+    let receiver = Receiver::start().await;
+    let hurried = spawn(hurry(
+        site.addresses.subscribe(),
+        receiver.url.clone(),
+        stop.clone(),
+    ));
     let deaths = die_at_each(&mut site, agendas, &load.log()).await;
     stop.cancel();
     let hurried = hurried.await.expect("ends");
@@ -78,6 +88,7 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     let mut accepted = load.finish().await;
     the_backlog_drains(&site).await;
     let hurried = judge_hurried(&site, hurried).await;
+    let told = judge_told(&receiver, &hurried).await;
     let expired = hurried.iter().filter(|one| one.counter.is_none()).count();
     accepted.extend(hurried);
     let records = listed(&site).await;
@@ -94,7 +105,7 @@ async fn matrix(plan: Plan, agendas: Vec<Agenda>) {
     };
     let verdict = judge_by(site, evidence).await;
     eprintln!(
-        "{all} accepted over {deaths} deaths, {expired} of them expired; {} submissions came twice; {:?}",
+        "{all} accepted over {deaths} deaths, {expired} of them expired; {} submissions and {told} webhooks came twice; {:?}",
         verdict.repeated.len(),
         began.elapsed()
     );
@@ -322,16 +333,20 @@ async fn delete_queue(site: &Site) {
     lost.await.expect("deletes");
 }
 
-/// A client whose transactions may be too late: each adds 1 to a counter of its own, or expires. Answers their ids,
-/// with the counters.
-async fn hurry(addresses: watch::Receiver<Addresses>, stop: CancellationToken) -> Vec<(String, String)> {
+/// A client whose transactions may be too late: each adds 1 to a counter of its own, or expires, which `told` is to be
+/// told. Answers their ids, with the counters.
+async fn hurry(
+    addresses: watch::Receiver<Addresses>,
+    told: String,
+    stop: CancellationToken,
+) -> Vec<(String, String)> {
     let http = http();
     let mut accepted = Vec::new();
     while !stop.is_cancelled() {
         let counter = format!("hurried{}", accepted.len());
         let address = addresses.borrow().values().next().expect("one").clone();
         let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": [counter, 1],
-            "expires_in_seconds": 1});
+            "expires_in_seconds": 1, "callback_url": told});
         let request = http.post(format!("{address}/v1/transactions"));
         let answer = request.header("Idempotency-Key", &counter).json(&body).send();
         if let Ok(answer) = answer.await
@@ -362,6 +377,24 @@ async fn judge_hurried(site: &Site, hurried: Vec<(String, String)>) -> Vec<Accep
         });
     }
     judged
+}
+
+/// Whoever asked for it is told of each of them, whoever died. Answers how many were told more than once.
+async fn judge_told(receiver: &Receiver, hurried: &[Accepted]) -> usize {
+    let mut told: BTreeMap<String, usize> = BTreeMap::new();
+    eventually("every end is told", async || {
+        told.clear();
+        for got in receiver.got() {
+            *told.entry(got.id()).or_default() += 1;
+        }
+        let id = |one: &Accepted| format!("dlv_{}_callback", one.id);
+        hurried
+            .iter()
+            .all(|one| told.contains_key(&id(one)))
+            .then_some(())
+    })
+    .await;
+    told.values().filter(|times| **times > 1).count()
 }
 
 /// Two days later, on one node alone, which removes what has failed. In the end all that is gone, and it is today again.

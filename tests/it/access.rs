@@ -418,8 +418,7 @@ async fn what_operators_do_is_written_down_before_it_is_answered() {
     asked(&app, &key, "POST", "/v1/transactions", Some(&add("visits", 1)))
         .await
         .problem(401, "SG-0018");
-    let mut request = add("visits", 1);
-    request["function"] = "NoSuchThing".into();
+    let request = json!({"ledger": "main", "contract": "basic", "function": "TransferAsset", "args": ["none", "Tomoko"]});
     let failed = app
         .request("POST", "/v1/transactions")
         .bearer_auth(&operator)

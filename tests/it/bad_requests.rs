@@ -60,21 +60,20 @@ async fn i10_addresses_and_methods_that_do_not_exist() {
         answer.problem(404, "SG-0005");
     }
     for (method, path, allow) in [
-        ("DELETE", "/v1/transactions", "GET,HEAD,POST"),
-        ("PUT", "/v1/transactions", "GET,HEAD,POST"),
-        ("BREW", "/v1/transactions", "GET,HEAD,POST"),
-        ("OPTIONS", "/v1/transactions", "GET,HEAD,POST"),
+        ("DELETE", "/v1/transactions", "GET,HEAD,OPTIONS,POST"),
+        ("PUT", "/v1/transactions", "GET,HEAD,OPTIONS,POST"),
+        ("BREW", "/v1/transactions", "GET,HEAD,OPTIONS,POST"),
         (
             "POST",
             "/v1/transactions/01956f3e-8c1b-7e02-9b1d-0f6a2c3d4e5f",
-            "GET,HEAD",
+            "GET,HEAD,OPTIONS",
         ),
-        ("POST", "/v1/transactions/x/attempts", "GET,HEAD"),
-        ("GET", "/v1/query", "POST"),
-        ("POST", "/v1/ledgers", "GET,HEAD"),
-        ("PATCH", "/v1/ledgers/main", "GET,HEAD"),
-        ("POST", "/livez", "GET,HEAD"),
-        ("DELETE", "/metrics", "GET,HEAD"),
+        ("POST", "/v1/transactions/x/attempts", "GET,HEAD,OPTIONS"),
+        ("GET", "/v1/query", "OPTIONS,POST"),
+        ("POST", "/v1/ledgers", "GET,HEAD,OPTIONS"),
+        ("PATCH", "/v1/ledgers/main", "GET,HEAD,OPTIONS"),
+        ("POST", "/livez", "GET,HEAD,OPTIONS"),
+        ("DELETE", "/metrics", "GET,HEAD,OPTIONS"),
     ] {
         let answer = app.send(app.request(method, path)).await;
         assert_eq!(answer.status, 405, "{method} {path}: {}", answer.text);

@@ -71,7 +71,7 @@ async fn keys_are_made_and_revoked_whether_the_gateway_runs_or_not() {
     asked(&app, &erp, "GET", "/v1/transactions", None)
         .await
         .problem(401, "SG-0018");
-    let unknown = keys(&["revoke", "aaaaaaaa"]).await.expect(2);
+    let unknown = keys(&["revoke", "aaaaaaaa"]).await.expect(1);
     assert!(unknown.err.contains("no such key"), "{}", unknown.err);
 
     // And in the folder itself.

@@ -101,6 +101,42 @@ async fn a_filtered_listing_is_complete_while_its_records_settle() {
 }
 
 #[tokio::test]
+async fn a_cursor_belongs_to_its_filter() {
+    let app = TestApp::stalled().await;
+    accept(&app, 5).await;
+    let cursor = async |query: &str| {
+        let page = app
+            .get(&format!("/v1/transactions?limit=2&{query}"))
+            .await
+            .expect(200)
+            .json();
+        page["next_cursor"].as_str().expect("a cursor").to_owned()
+    };
+    let filter = "status=pending&contract=counter";
+    let (of_all, of_some) = (cursor("").await, cursor(filter).await);
+    // In any order, and with any size of page, it is the same listing.
+    app.list(&format!("contract=counter&cursor={of_some}&status=pending"))
+        .await;
+    for (cursor, query) in [
+        (&of_all, filter),
+        (&of_all, "status=pending"),
+        (&of_some, ""),
+        (&of_some, "status=pending"),
+        (&of_some, "status=pending&contract=counte"),
+        (&of_some, "status=pending&contract=counter&function=Add"),
+        (&of_some, "stage=queued&contract=counter"),
+        (&of_some, "status=pending&metadata.contract=counter"),
+    ] {
+        let answer = app
+            .get(&format!("/v1/transactions?{query}&cursor={cursor}"))
+            .await;
+        let detail = answer.fault(400, "SG-0009", "#query/cursor");
+        assert!(detail.contains("another filter"), "{query}: {detail}");
+    }
+    app.leave().await;
+}
+
+#[tokio::test]
 async fn a_cursor_holds_over_a_restart() {
     let app = TestApp::stalled().await;
     let expected = newest_first(&accept(&app, 9).await);

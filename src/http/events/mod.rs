@@ -24,9 +24,10 @@ use super::Api;
 use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
+use super::openapi::examples;
 use super::params::{self, Name, Pairs};
 use super::transactions::{missing, transaction_id};
-use crate::domain::{Transaction, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::gateway::{Caller, Scope};
 use crate::notify::Waiter;
 use crate::store::StoreError;
@@ -34,7 +35,36 @@ use crate::store::StoreError;
 /// Stages that other processes change are looked for so often; what they settle is told at once.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// `GET /v1/events`.
+/// Follow all transactions
+///
+/// Server-sent events. The first is `ready`; then a `transaction` for each record that changes, as it stands; several
+/// changes in quick succession may come as one, and the last state always comes. Its id is a position: whoever comes back
+/// with it goes on right behind it. If that position is no longer known, the event `reset` says to list anew. Comments are
+/// signs of life. Conditions are those of a listing, `metadata.<label>=<value>` among them.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "followTransactions",
+    tag = "events",
+    params(
+        ("status" = Option<Status>, Query, description = "Only with this status"),
+        ("stage" = Option<Stage>, Query, description = "Only at this stage, which only pending ones have"),
+        ("ledger" = Option<LedgerName>, Query, description = "Only for this ledger"),
+        ("tenant" = Option<TenantName>, Query, description = "Only of this tenant; for callers of all tenants"),
+        ("tx_id" = Option<String>, Query, description = "Only what the ledger calls so"),
+        ("contract" = Option<String>, Query, description = "Only of this contract", example = "token"),
+        ("function" = Option<String>, Query, description = "Only of this function", example = "Transfer"),
+        ("created_from" = Option<Timestamp>, Query, description = "Only accepted then or later"),
+        ("created_before" = Option<Timestamp>, Query, description = "Only accepted before"),
+        ("last_event_id" = Option<String>, Query, description = "As `Last-Event-ID`, which wins, for clients that cannot set it"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the client saw"),
+    ),
+    responses(
+        (status = 200, description = "Events, without end", body = String, content_type = "text/event-stream",
+            example = json!(examples::events())),
+        (status = 503, description = "SG-0026"),
+    )
+)]
 pub(crate) async fn all(
     State(api): State<Api>,
     who: Who,
@@ -65,7 +95,27 @@ pub(crate) async fn all(
     Ok(response(events))
 }
 
-/// `GET /v1/transactions/{id}/events`.
+/// Follow a transaction
+///
+/// Server-sent events: `ready`, then a `transaction` with the record as it stands, whenever it has changed. The stream
+/// ends with the settled record. The id of an event is the record's version.
+#[utoipa::path(
+    get,
+    path = "/v1/transactions/{id}/events",
+    operation_id = "followTransaction",
+    tag = "events",
+    params(
+        ("id" = TransactionId, Path, description = "Its id"),
+        ("last_event_id" = Option<u64>, Query, description = "As `Last-Event-ID`, which wins, for clients that cannot set it"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that the client saw"),
+    ),
+    responses(
+        (status = 200, description = "Events, until it is settled", body = String, content_type = "text/event-stream",
+            example = json!(examples::events())),
+        (status = 404, description = "SG-0004"),
+        (status = 503, description = "SG-0026"),
+    )
+)]
 pub(crate) async fn of_one(
     State(api): State<Api>,
     who: Who,

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 
 use super::super::{Identities, RestoreError, record, restore, verify_backup};
 use super::*;
-use crate::domain::{Event, Status, Transaction};
+use crate::domain::{Event, Status, TenantName, Transaction};
 use crate::kv::{self, Batch, EngineKind, seal};
 use crate::store::TransactionStore;
 use crate::store::conformance::{claimed, committed, now, prepared, runtime, step, transaction};
+use crate::store::documents::{DocumentChange, DocumentStore};
 use crate::telemetry::metrics::Metrics;
 
 fn main_ledger() -> LedgerName {
@@ -149,6 +150,58 @@ fn a_backup_of_either_engine_is_restored_into_either() {
                 3
             );
             assert!(store.expired(much_later, 10).await.expect("reads").is_empty());
+        });
+    }
+}
+
+/// Tenants and documents come along; the log of changes begins anew.
+#[test]
+fn a_restored_store_knows_its_tenants_and_documents_and_no_position() {
+    for kind in EngineKind::ALL {
+        runtime().block_on(async {
+            let (old, new) = (
+                tempfile::tempdir().expect("folder"),
+                tempfile::tempdir().expect("folder"),
+            );
+            let store = open(&hold(old.path(), EngineKind::Redb));
+            let acme = TenantName::new("acme").expect("valid");
+            let tx = Transaction {
+                tenant: acme.clone(),
+                ..transaction("main", Some("order-1"))
+            };
+            let start = store.last_change().await.expect("reads");
+            store.insert(&tx).await.expect("inserts");
+            store.insert(&transaction("main", None)).await.expect("inserts");
+            let document = DocumentChange::create("key", "a", &"body").expect("JSON");
+            assert!(store.change_documents(vec![document]).await.expect("writes"));
+            let end = store.last_change().await.expect("reads");
+            let file = file(old.path(), &backup(&store));
+            drop(store);
+
+            let folder = hold(new.path(), kind);
+            restored(&folder, &file).expect("restores");
+            let report = super::super::check(&folder, 1 << 20).expect("checks");
+            assert_eq!(report.findings, []);
+            let store = open(&folder);
+            let filter = crate::store::Filter {
+                tenant: Some(acme.clone()),
+                ..Default::default()
+            };
+            let page = store.list(&filter, None, 9).await.expect("lists");
+            let found: Vec<_> = page.items.iter().map(|tx| tx.id).collect();
+            assert_eq!(found, [tx.id]);
+            assert_eq!(store.pending_of(&acme), 1);
+            let found = store.find_by_idempotency_key(&acme.scoped("order-1")).await;
+            assert_eq!(found.expect("reads").map(|tx| tx.id), Some(tx.id));
+            let document = store.document("key", "a").await.expect("reads").expect("there");
+            assert_eq!((document.version, document.body.get()), (1, "\"body\""));
+            for position in [start, end] {
+                assert!(store.changes(position, 9).await.expect("reads").is_none());
+            }
+            let begun = store.last_change().await.expect("reads");
+            store.insert(&transaction("main", None)).await.expect("inserts");
+            let changes = store.changes(begun, 9).await.expect("reads").expect("is known");
+            assert_eq!(changes.items.len(), 1);
         });
     }
 }

@@ -1,7 +1,8 @@
 use super::*;
-use crate::domain::{Checkpoint, Timestamp, Transaction};
+use crate::domain::{Checkpoint, TenantName, Timestamp, Transaction};
 use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
+use crate::store::documents::{DocumentChange, DocumentStore};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{Filter, TransactionStore};
 use crate::telemetry::metrics::Metrics;
@@ -194,5 +195,78 @@ async fn i9_a_record_that_cannot_be_read_hides_no_other() {
             matches!(store.get(all[3].id).await, Err(StoreError::Damaged(_))),
             "{kind}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_index_of_tenants_is_mended_and_documents_stay() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, all) = filled(kind, place.path()).await;
+        let acme = TenantName::new("acme").expect("valid name");
+        let of_acme = |key| Transaction {
+            tenant: acme.clone(),
+            ..transaction("main", Some(key))
+        };
+        let (kept, stranger) = (of_acme("key-1"), of_acme("key-2"));
+        let opened = store(&folder);
+        opened.insert(&kept).await.expect("inserts");
+        let document = DocumentChange::create("key", "a", &"body").expect("JSON");
+        assert!(opened.change_documents(vec![document]).await.expect("writes"));
+        let position = opened.last_change().await.expect("reads");
+        drop(opened);
+        let entry = |tx: &Transaction| {
+            let prefix = keys::tenant_prefix(&acme, tx.status());
+            [prefix.as_slice(), tx.id.as_bytes()].concat()
+        };
+        tamper(&folder, |engine, batch| {
+            assert!(engine.get(&entry(&kept)).expect("reads").is_some());
+            batch.delete(entry(&kept));
+            batch.put(entry(&stranger), Vec::new());
+            // Not the tenant's.
+            batch.put(entry(&all[0]), Vec::new());
+        });
+        let found = check(&folder, CACHE).expect("checks").findings;
+        assert!(
+            matches!(
+                found.as_slice(),
+                [
+                    Finding::Missing { .. },
+                    Finding::Stale { .. },
+                    Finding::Stale { .. }
+                ]
+            ),
+            "{kind}: {found:?}"
+        );
+        repair(&folder, CACHE).expect("repairs");
+        compact(&folder, CACHE).expect("compacts");
+        assert_eq!(check(&folder, CACHE).expect("checks").findings, [], "{kind}");
+        let opened = store(&folder);
+        let filter = Filter {
+            tenant: Some(acme.clone()),
+            ..Filter::default()
+        };
+        let page = opened.list(&filter, None, 9).await.expect("lists");
+        assert_eq!(
+            page.items.iter().map(|tx| tx.id).collect::<Vec<_>>(),
+            [kept.id],
+            "{kind}"
+        );
+        assert_eq!(
+            (
+                opened.pending_of(&acme),
+                opened.pending_of(&TenantName::default())
+            ),
+            (1, 10),
+            "{kind}"
+        );
+        let document = opened
+            .document("key", "a")
+            .await
+            .expect("reads")
+            .expect("is there");
+        assert_eq!(document.body.get(), "\"body\"", "{kind}");
+        let changes = opened.changes(position, 9).await.expect("reads");
+        assert_eq!(changes.expect("is known").items.len(), 0, "{kind}");
     }
 }

@@ -1,23 +1,24 @@
 //! Compare-and-swap, many changes in one statement.
 //!
 //! A change touches `work` only; one that settles moves the row to `settled` and tells the other processes in
-//! the same transaction. Rows go in the order of their ids, so that two groups cannot wait for one another in
+//! the same transaction. What changed goes into the log of changes with it. Rows go in the order of their ids, so that two groups cannot wait for one another in
 //! a circle. If a group holds several changes of one record, they go into as many statements of one
 //! transaction: each sees those before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
 
 use super::Memory;
+use super::counts::Deltas;
 use super::failure::Failure;
 use super::news;
 use super::row::{self, EndRow, WorkRow};
 use super::session::{Session, Sessions, Statement};
 use super::writer::Job;
-use crate::domain::LedgerName;
+use crate::domain::{LedgerName, TenantName};
 use crate::store::Change;
 
 const CHANGE: &str = "\
@@ -33,7 +34,7 @@ WITH moved AS (
          AS i (n, ledger, id, old_version, version, stage, attempts, conflicts, outages, updated_at, due_at,
                first_try, expires_at, progress)
     WHERE w.ledger = i.ledger AND w.transaction_id = i.id AND w.version = i.old_version
-    RETURNING i.n
+    RETURNING i.n, w.transaction_id, w.version, w.updated_at
 ), gone AS (
     DELETE FROM work w
     USING unnest($15::int[], $16::text[], $17::uuid[], $18::bigint[]) AS i (n, ledger, id, old_version)
@@ -41,24 +42,31 @@ WITH moved AS (
     RETURNING i.n
 ), ended AS (
     INSERT INTO settled (ledger, transaction_id, version, attempts, conflicts, outages, finished_at, progress,
-                         status, tx_id, block, error_code, error_message, ledger_code)
+                         status, tx_id, block, error_code, error_message, ledger_code, tenant)
     SELECT ledger, id, version, attempts, conflicts, outages, to_timestamp(finished_at::float8 / 1000),
-           progress, status, tx_id, block, error_code, error_message, ledger_code
+           progress, status, tx_id, block, error_code, error_message, ledger_code, tenant
     FROM unnest($15::int[], $16::text[], $17::uuid[], $19::bigint[], $20::bigint[], $21::bigint[],
                 $22::bigint[], $23::bigint[], $24::text[], $25::text[], $26::text[], $27::bigint[],
-                $28::text[], $29::text[], $30::text[])
+                $28::text[], $29::text[], $30::text[], $31::text[])
          AS i (n, ledger, id, version, attempts, conflicts, outages, finished_at, progress, status, tx_id,
-               block, error_code, error_message, ledger_code)
+               block, error_code, error_message, ledger_code, tenant)
     WHERE n = ANY (ARRAY(SELECT n FROM gone))
+    RETURNING transaction_id, version, finished_at
+), logged AS (
+    INSERT INTO changes (xid, n, entries, changed_at, ids, versions)
+    SELECT pg_current_xact_id(), $32, count(*), max(updated_at), array_agg(transaction_id), array_agg(version)
+    FROM (SELECT transaction_id, version, updated_at FROM moved UNION ALL TABLE ended) AS changed
+    HAVING count(*) > 0
 )
 SELECT ARRAY(SELECT n FROM moved UNION ALL SELECT n FROM gone) AS made,
        pg_current_xact_id()::text AS transaction,
-       (SELECT count(pg_notify($31, said)) FROM unnest($32::text[]) AS said) AS told";
+       (SELECT count(pg_notify($33, said)) FROM unnest($34::text[]) AS said) AS told";
 
 /// One change, as it is stored.
 pub(super) struct ChangeRow {
     id: Uuid,
     ledger: LedgerName,
+    tenant: TenantName,
     old_version: i64,
     work: WorkRow,
     end: Option<EndRow>,
@@ -70,6 +78,7 @@ impl ChangeRow {
         Ok(Self {
             id: row::uuid(new.id),
             ledger: new.request.ledger.clone(),
+            tenant: new.tenant.clone(),
             old_version: i64::try_from(old.version).unwrap_or(i64::MAX),
             work: row::work(new)?,
             end: row::end(new),
@@ -96,22 +105,23 @@ impl Job for Changes {
         let mut session = sessions.take(sessions.deadline()).await?;
         let rounds = rounds(&all);
         let transaction = match rounds.as_slice() {
-            [round] => run(&mut session, &all, round, memory, &mut made).await?,
+            [round] => run(&mut session, &all, round, 1, memory, &mut made).await?,
             rounds => {
                 session.begin().await?;
-                let mut transaction = String::new();
+                let (mut transaction, mut first) = (String::new(), 1);
                 for round in rounds {
-                    transaction = run(&mut session, &all, round, memory, &mut made).await?;
+                    transaction = run(&mut session, &all, round, first, memory, &mut made).await?;
+                    first += round.len();
                 }
                 session.commit().await?;
                 transaction
             }
         };
         drop(session);
-        let mut settled = BTreeMap::new();
+        let mut settled = Deltas::default();
         for (change, _) in all.iter().zip(&made).filter(|(_, made)| **made) {
             if change.end.is_some() {
-                *settled.entry(change.ledger.clone()).or_insert(0) -= 1;
+                settled.add(&change.ledger, &change.tenant, -1);
             }
         }
         memory.committed(&transaction, &settled);
@@ -150,11 +160,13 @@ fn rounds(all: &[&ChangeRow]) -> Vec<Vec<usize>> {
     rounds
 }
 
-/// Makes the changes of one round and answers the database's number of the transaction.
+/// Makes the changes of one round, which are logged from number `first` on, and answers the database's number of the
+/// transaction.
 async fn run(
     session: &mut Session<'_>,
     all: &[&ChangeRow],
     round: &[usize],
+    first: usize,
     memory: &Memory,
     made: &mut [bool],
 ) -> Result<String, Failure> {
@@ -162,7 +174,12 @@ async fn run(
     let (ends, moves): (Vec<_>, Vec<_>) = rows.partition(|(_, change)| change.end.is_some());
     let settled: Vec<_> = ends.iter().map(|(_, change)| change.id).collect();
     let answer = session
-        .rows(statement(&moves, &ends, news::tell(memory.instance, &settled)))
+        .rows(statement(
+            &moves,
+            &ends,
+            first,
+            news::tell(memory.instance, &settled),
+        ))
         .await?;
     let answer = answer.first().ok_or(Failure::Closed)?;
     for number in answer.try_get::<Vec<i32>, _>("made")? {
@@ -178,7 +195,12 @@ async fn run(
 
 type Numbered<'q> = (usize, &'q ChangeRow);
 
-fn statement<'q>(moves: &[Numbered<'q>], ends: &[Numbered<'q>], told: Vec<String>) -> Statement<'q> {
+fn statement<'q>(
+    moves: &[Numbered<'q>],
+    ends: &[Numbered<'q>],
+    first: usize,
+    told: Vec<String>,
+) -> Statement<'q> {
     fn all<'q, T>(rows: &[Numbered<'q>], column: impl Fn(&'q ChangeRow) -> T) -> Vec<T> {
         rows.iter().map(|(_, change)| column(change)).collect()
     }
@@ -221,6 +243,8 @@ fn statement<'q>(moves: &[Numbered<'q>], ends: &[Numbered<'q>], told: Vec<String
         .bind(end(ends, |end| end.error_code))
         .bind(end(ends, |end| end.error_message.as_deref()))
         .bind(end(ends, |end| end.ledger_code.as_deref()))
+        .bind(all(ends, |change| change.tenant.as_str()))
+        .bind(i32::try_from(first).unwrap_or(i32::MAX))
         .bind(news::CHANNEL)
         .bind(told)
 }

@@ -14,18 +14,44 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::session::Sessions;
-use crate::domain::LedgerName;
+use crate::domain::{LedgerName, TenantName};
 use crate::store::Backlog;
 
-const COUNT: &str = "SELECT NULL AS ledger, 0::bigint AS count, pg_current_snapshot()::text AS snapshot \
-    UNION ALL SELECT ledger, count(*), NULL FROM work GROUP BY ledger";
+/// Tenants by themselves, without the default one: both counts read an index alone.
+const COUNT: &str = "\
+SELECT NULL AS ledger, NULL AS tenant, 0::bigint AS count, pg_current_snapshot()::text AS snapshot \
+UNION ALL SELECT ledger, NULL, count(*), NULL FROM work GROUP BY ledger \
+UNION ALL SELECT NULL, tenant, count(*), NULL FROM work WHERE tenant IS DISTINCT FROM 'default' GROUP BY tenant";
 
 /// A commit that no count has seen for so long never was in this database: it was restored, or another took
 /// its place.
 const FORGET: Duration = Duration::from_secs(120);
 
-/// Changes of the count, by ledger.
-pub(super) type Deltas = BTreeMap<LedgerName, i64>;
+/// Changes of the count, or a count.
+#[derive(Default, Clone)]
+pub(super) struct Deltas {
+    pub(super) ledgers: BTreeMap<LedgerName, i64>,
+    /// All tenants but the default one, which has the rest.
+    tenants: BTreeMap<TenantName, i64>,
+}
+
+impl Deltas {
+    pub(super) fn add(&mut self, ledger: &LedgerName, tenant: &TenantName, change: i64) {
+        *self.ledgers.entry(ledger.clone()).or_default() += change;
+        if !tenant.is_default() {
+            *self.tenants.entry(tenant.clone()).or_default() += change;
+        }
+    }
+
+    fn add_all(&mut self, others: &Self) {
+        for (ledger, change) in &others.ledgers {
+            *self.ledgers.entry(ledger.clone()).or_default() += change;
+        }
+        for (tenant, change) in &others.tenants {
+            *self.tenants.entry(tenant.clone()).or_default() += change;
+        }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Counts(Mutex<Inner>);
@@ -46,7 +72,17 @@ impl Counts {
                 u64::try_from(*count).ok().filter(|count| *count > 0)?,
             ))
         };
-        inner.now.iter().filter_map(positive).collect()
+        inner.now.ledgers.iter().filter_map(positive).collect()
+    }
+
+    pub(super) fn pending_of(&self, tenant: &TenantName) -> u64 {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ledgers, tenants) = (&inner.now.ledgers, &inner.now.tenants);
+        let pending = match tenant.is_default() {
+            true => ledgers.values().sum::<i64>() - tenants.values().sum::<i64>(),
+            false => tenants.get(tenant).copied().unwrap_or_default(),
+        };
+        u64::try_from(pending).unwrap_or_default()
     }
 
     /// This process made a commit with the number `transaction`.
@@ -55,29 +91,34 @@ impl Counts {
             return;
         };
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if deltas.is_empty() || inner.seen.sees(transaction) {
+        if deltas.ledgers.is_empty() || inner.seen.sees(transaction) {
             return;
         }
-        add(&mut inner.now, deltas);
+        inner.now.add_all(deltas);
         inner.since.push((transaction, deltas.clone(), Instant::now()));
     }
 
     /// Counts anew. Answers how long the database took for it.
     pub(super) async fn refresh(&self, sessions: &Sessions) -> Result<Duration, Failure> {
-        let (mut counted, mut seen) = (Deltas::new(), Snapshot::default());
+        let (mut counted, mut seen) = (Deltas::default(), Snapshot::default());
         let mut session = sessions.take(sessions.deadline()).await?;
         let start = Instant::now();
         let rows = session.rows(sqlx::query(COUNT)).await?;
         let took = start.elapsed();
         drop(session);
         for row in rows {
-            match row.try_get::<Option<&str>, _>("ledger")? {
-                Some(ledger) => {
-                    let name = LedgerName::new(ledger)
-                        .ok_or_else(|| Failure::Damaged(format!("a ledger is named {ledger:?}")))?;
-                    counted.insert(name, row.try_get("count")?);
-                }
-                None => seen = Snapshot::parse(row.try_get("snapshot")?),
+            let (ledger, tenant): (Option<&str>, Option<&str>) =
+                (row.try_get("ledger")?, row.try_get("tenant")?);
+            if let Some(ledger) = ledger {
+                let name = LedgerName::new(ledger)
+                    .ok_or_else(|| Failure::Damaged(format!("a ledger is named {ledger:?}")))?;
+                counted.ledgers.insert(name, row.try_get("count")?);
+            } else if let Some(tenant) = tenant {
+                let name = TenantName::new(tenant)
+                    .ok_or_else(|| Failure::Damaged(format!("a tenant is named {tenant:?}")))?;
+                counted.tenants.insert(name, row.try_get("count")?);
+            } else {
+                seen = Snapshot::parse(row.try_get("snapshot")?);
             }
         }
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,17 +126,11 @@ impl Counts {
             .since
             .retain(|(transaction, _, at)| !seen.sees(*transaction) && at.elapsed() < FORGET);
         for (_, deltas, _) in &inner.since {
-            add(&mut counted, deltas);
+            counted.add_all(deltas);
         }
         inner.now = counted;
         inner.seen = seen;
         Ok(took)
-    }
-}
-
-fn add(to: &mut Deltas, deltas: &Deltas) {
-    for (ledger, delta) in deltas {
-        *to.entry(ledger.clone()).or_insert(0) += delta;
     }
 }
 

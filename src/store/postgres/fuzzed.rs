@@ -44,7 +44,7 @@ pub(crate) fn comes_back(transaction: &Transaction) {
     let columns = Columns {
         id: new.id,
         version: Some(version),
-        tenant: &new.tenant,
+        tenant: new.tenant.as_str(),
         key: new.key,
         digest: new.digest.as_ref().map(<[u8; 32]>::as_slice),
         request: &new.request,

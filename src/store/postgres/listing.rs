@@ -4,8 +4,10 @@
 //! every ledger has its run in `work` (pending ones) and two in `settled`, which are merged; without any of
 //! those conditions it is the run of all ids. Then the records with these ids, judged as they are now.
 //!
-//! Labels have an index without order: if few records have them, these are all the ids there are; if many do,
-//! the run of all ids meets one soon.
+//! A tenant other than the default one has runs of its own, so that those of the others are not looked at.
+//!
+//! Labels, and what the ledger knows a record by, have an index without order: if few records have them, these are all
+//! the ids there are; if many do, the run of all ids meets one soon.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -16,7 +18,7 @@ use uuid::Uuid;
 use super::failure::Failure;
 use super::row::{calendar, decode_readable, first_records, labels, plain, record, transaction_id, uuid};
 use super::session::Sessions;
-use crate::domain::{Stage, Status, Timestamp, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, TransactionId};
 use crate::store::{Filter, MOST_BYTES, Page};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
@@ -42,9 +44,18 @@ const LABELLED: &str = "\
 WITH labelled AS MATERIALIZED (SELECT id FROM transactions WHERE metadata @> $1::jsonb)
 SELECT id FROM labelled LIMIT $2";
 
+/// What is not settled has the identifier in its history.
+const KNOWN_AS: &str = "\
+SELECT transaction_id FROM settled WHERE tx_id = $1 \
+UNION ALL SELECT transaction_id FROM work WHERE stage <> 'queued' AND position($2 IN progress) > 0 LIMIT $3";
+
+/// What the indexes of tenants leave out.
+const NOT_DEFAULT: &str = "tenant IS DISTINCT FROM 'default'";
+
 const RECORDS: &str = first_records!(
     "WHERE t.id = ANY($1) AND ($2::text IS NULL OR t.contract = $2) \
-     AND ($3::text IS NULL OR t.function = $3) ORDER BY t.id DESC LIMIT $4",
+     AND ($3::text IS NULL OR t.function = $3) AND ($6::text IS NULL OR t.tenant = $6) \
+     AND ($7::text IS NULL OR t.ledger = $7) ORDER BY t.id DESC LIMIT $4",
     by "t.id DESC", turn "id DESC", bytes "$5"
 );
 
@@ -96,7 +107,9 @@ pub(super) async fn page(
         .bind(filter.contract.as_deref().map(plain))
         .bind(filter.function.as_deref().map(plain))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
-        .bind(MOST_BYTES as i64);
+        .bind(MOST_BYTES as i64)
+        .bind(filter.tenant.as_ref().map(TenantName::as_str))
+        .bind(filter.ledger.as_ref().map(LedgerName::as_str));
     let rows = sessions.rows(statement).await?;
     let shown = &rows[..rows.len().min(limit)];
     let next = match shown.last() {
@@ -119,10 +132,26 @@ async fn candidates(
     limit: usize,
 ) -> Result<Candidates, Failure> {
     // What the run does not tell has to be looked for in the records.
-    let searched = filter.contract.is_some() || filter.function.is_some() || !filter.metadata.is_empty();
+    let searched = filter.contract.is_some()
+        || filter.function.is_some()
+        || !filter.metadata.is_empty()
+        || filter.tx_id.is_some()
+        || match &filter.tenant {
+            Some(tenant) => tenant.is_default() || filter.ledger.is_some(),
+            None => false,
+        };
     let most = if searched { MAX_LOOKED_AT } else { limit + 1 };
-    if let Some(labels) = labels(&filter.metadata) {
-        let statement = sqlx::query(LABELLED).bind(labels).bind(rows(MAX_LOOKED_AT + 1));
+    let unordered = match (&filter.tx_id, labels(&filter.metadata)) {
+        (Some(tx_id), _) => Some(
+            sqlx::query(KNOWN_AS)
+                .bind(plain(tx_id))
+                .bind(serde_json::Value::from(tx_id.as_str()).to_string()),
+        ),
+        (None, Some(labels)) => Some(sqlx::query(LABELLED).bind(labels)),
+        (None, None) => None,
+    };
+    if let Some(statement) = unordered {
+        let statement = statement.bind(rows(MAX_LOOKED_AT + 1));
         let mut ids = ids(sessions, statement).await?;
         if ids.len() <= MAX_LOOKED_AT {
             ids.retain(|id| (uuid(from)..uuid(below)).contains(id));
@@ -162,14 +191,45 @@ async fn ids(sessions: &Sessions, statement: super::session::Statement<'_>) -> R
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// Table and condition of each run that may hold what is looked for; `None` for the run of all ids.
-async fn runs(sessions: &Sessions, filter: &Filter) -> Result<Option<Vec<(&'static str, String)>>, Failure> {
+/// One index, read from its newest end.
+struct Run {
+    table: &'static str,
+    id: &'static str,
+    condition: String,
+}
+
+impl Run {
+    fn of_work(condition: String) -> Self {
+        Self {
+            table: "work",
+            id: "transaction_id",
+            condition,
+        }
+    }
+
+    fn of_settled(status: Status, whose: &str) -> Self {
+        Self {
+            table: "settled",
+            id: "transaction_id",
+            condition: format!("status = '{}' AND {whose}", status.as_str()),
+        }
+    }
+}
+
+/// The runs that may hold what is looked for; `None` for the run of all ids.
+async fn runs(sessions: &Sessions, filter: &Filter) -> Result<Option<Vec<Run>>, Failure> {
     let wanted: Vec<_> = Status::ALL
         .into_iter()
         // Only pending ones have a stage.
         .filter(|status| filter.status.is_none_or(|wanted| wanted == *status))
         .filter(|status| filter.stage.is_none() || *status == Status::Pending)
         .collect();
+    let tenant = filter.tenant.as_ref().filter(|tenant| !tenant.is_default());
+    // Few have another stage, so these are looked for among those of all.
+    let few = filter.stage.is_some_and(|stage| stage != Stage::Queued);
+    if let Some(tenant) = tenant.filter(|_| !few) {
+        return Ok(Some(runs_of(tenant, &wanted, filter.stage)));
+    }
     if filter.ledger.is_none() && wanted.len() == Status::ALL.len() {
         return Ok(None);
     }
@@ -180,44 +240,67 @@ async fn runs(sessions: &Sessions, filter: &Filter) -> Result<Option<Vec<(&'stat
             found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?
         }
     };
+    let whose = tenant.map_or_else(String::new, |tenant| format!(" AND tenant = '{tenant}'"));
     let mut runs = Vec::new();
     // A name from the database is checked as one from a request is.
-    for ledger in ledgers
-        .iter()
-        .filter_map(|name| crate::domain::LedgerName::new(name))
-    {
+    for ledger in ledgers.iter().filter_map(|name| LedgerName::new(name)) {
+        let of_ledger = format!("ledger = '{ledger}'");
         for status in &wanted {
             runs.push(match (status, filter.stage) {
-                (Status::Pending, None) => ("work", format!("ledger = '{ledger}'")),
+                (Status::Pending, None) => Run::of_work(of_ledger.clone()),
                 (Status::Pending, Some(Stage::Queued)) => {
-                    ("work", format!("ledger = '{ledger}' AND stage = 'queued'"))
+                    Run::of_work(format!("{of_ledger} AND stage = 'queued'"))
                 }
-                (Status::Pending, Some(stage)) => (
-                    "work",
-                    format!(
-                        "ledger = '{ledger}' AND stage = '{}' AND stage <> 'queued'",
-                        stage.as_str()
-                    ),
-                ),
-                (Status::Done | Status::Failed, _) => (
-                    "settled",
-                    format!("status = '{}' AND ledger = '{ledger}'", status.as_str()),
-                ),
+                (Status::Pending, Some(stage)) => Run::of_work(format!(
+                    "{of_ledger} AND stage = '{}' AND stage <> 'queued'{whose}",
+                    stage.as_str()
+                )),
+                (Status::Done | Status::Failed, _) => Run::of_settled(*status, &of_ledger),
             });
         }
     }
     Ok(Some(runs))
 }
 
-fn merged(runs: &[(&str, String)]) -> String {
+/// The runs of a tenant other than the default one.
+fn runs_of(tenant: &TenantName, wanted: &[Status], stage: Option<Stage>) -> Vec<Run> {
+    let whose = format!("{NOT_DEFAULT} AND tenant = '{tenant}'");
+    if wanted.len() == Status::ALL.len() {
+        return vec![Run {
+            table: "transactions",
+            id: "id",
+            condition: whose,
+        }];
+    }
+    let mut runs = Vec::new();
+    for status in wanted {
+        match (status, stage) {
+            (Status::Pending, None) => runs.push(Run::of_work(whose.clone())),
+            (Status::Pending, Some(stage)) => {
+                runs.push(Run::of_work(format!("{whose} AND stage = '{}'", stage.as_str())));
+            }
+            (Status::Done | Status::Failed, _) => {
+                runs.push(Run::of_settled(*status, &whose));
+                // Those that an earlier version settled do not say whose they are.
+                runs.push(Run::of_settled(
+                    *status,
+                    &format!("{NOT_DEFAULT} AND tenant IS NULL"),
+                ));
+            }
+        }
+    }
+    runs
+}
+
+fn merged(runs: &[Run]) -> String {
     let mut sql = String::from("SELECT id FROM (");
-    for (number, (table, condition)) in runs.iter().enumerate() {
+    for (number, Run { table, id, condition }) in runs.iter().enumerate() {
         let union = if number == 0 { "" } else { " UNION ALL " };
         // Writing to a text cannot fail.
         let _written = write!(
             sql,
-            "{union}(SELECT transaction_id AS id FROM {table} WHERE {condition} AND transaction_id >= $1 \
-             AND transaction_id < $2 ORDER BY transaction_id DESC LIMIT $3)"
+            "{union}(SELECT {id} AS id FROM {table} WHERE {condition} AND {id} >= $1 \
+             AND {id} < $2 ORDER BY {id} DESC LIMIT $3)"
         );
     }
     sql + ") AS runs ORDER BY id DESC LIMIT $3"

@@ -3,6 +3,7 @@
 //! - [`schema`] is the tables and their migrations, [`row`] what stands in them.
 //! - [`writer`] gathers what has to be written into groups; [`insert`] and [`change`] are the statements.
 //! - [`due`], [`listing`] and [`counts`] read; [`news`] hears what other processes settled.
+//! - [`mod@log`] is the log of what changed, [`mod@documents`] what is kept beside the records.
 //! - [`session`] holds the connections, [`failure`] sorts what can go wrong with them.
 //!
 //! Everything a change touches is one transaction of the database, and `Ok` means that it has confirmed the
@@ -21,6 +22,7 @@ mod failure;
 pub(crate) mod fuzzed;
 mod insert;
 mod listing;
+mod log;
 mod news;
 mod row;
 mod schema;
@@ -38,6 +40,8 @@ pub(crate) mod testing;
 mod exact_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
@@ -61,7 +65,7 @@ pub use schema::{SchemaStatus, migrate, schema_status};
 use self::change::{ChangeRow, Changes};
 use self::counts::{Counts, Deltas};
 use self::failure::Failure;
-use self::insert::Fate;
+use self::insert::{Batch, Fate};
 use self::news::Listener;
 use self::row::{NewRow, record};
 use self::session::Sessions;
@@ -70,7 +74,7 @@ use super::{
     Backlog, Change, Due, DueSignals, Filter, Inserted, Mark, Page, Position, StoreError, TransactionStore,
 };
 use crate::config::PostgresSettings;
-use crate::domain::{Checkpoint, LedgerName, Status, Timestamp, Transaction, TransactionId};
+use crate::domain::{Checkpoint, LedgerName, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// How often the unsettled are counted anew; less often if that takes long.
@@ -97,11 +101,14 @@ struct Memory {
     instance: Uuid,
     counts: Counts,
     signals: DueSignals,
+    /// Told of every commit, and of news of others.
+    changed: Arc<Notify>,
 }
 
 impl Memory {
     fn committed(&self, transaction: &str, deltas: &Deltas) {
         self.counts.committed(transaction, deltas);
+        self.changed.notify_waiters();
     }
 }
 
@@ -110,6 +117,7 @@ pub struct PostgresStore {
     sessions: Arc<Sessions>,
     memory: Arc<Memory>,
     inserts: Writer<NewRow>,
+    batches: Writer<Batch>,
     changes: Writer<Changes>,
     listener: Listener,
     /// By whom due work is held back from others.
@@ -164,12 +172,14 @@ impl PostgresStore {
             instance: Uuid::now_v7(),
             counts: Counts::default(),
             signals: DueSignals::default(),
+            changed: Arc::default(),
         });
         memory
             .counts
             .refresh(&sessions)
             .await
             .map_err(Failure::into_store_error)?;
+        log::begin(&sessions).await.map_err(Failure::into_store_error)?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         // Reads need a connection as well.
         let slots = usize::try_from(SLOTS.min((sessions.most() / 3).max(1))).unwrap_or(1);
@@ -181,8 +191,16 @@ impl PostgresStore {
             &tasks,
             stop.clone(),
         );
+        let batches = Writer::start(
+            &sessions,
+            memory.clone(),
+            1,
+            metrics.clone(),
+            &tasks,
+            stop.clone(),
+        );
         let changes = Writer::start(&sessions, memory.clone(), slots, metrics, &tasks, stop.clone());
-        let listener = Listener::new();
+        let listener = Listener::new(memory.changed.clone());
         let options = sessions.options().clone();
         tasks.spawn(listener.run(options, sessions.timeout(), memory.instance, stop.clone()));
         tasks.spawn(keep_counting(memory.clone(), sessions.clone(), stop.clone()));
@@ -190,6 +208,7 @@ impl PostgresStore {
             sessions,
             memory,
             inserts,
+            batches,
             changes,
             listener,
             holder,
@@ -251,53 +270,47 @@ async fn warn_of_unsafe_server(sessions: &Sessions) -> Result<(), Failure> {
     Ok(())
 }
 
-fn unfinished() -> StoreError {
-    StoreError::Unavailable("this part of the PostgreSQL store is under way".to_owned())
+/// A record that shall be stored, as its row.
+fn new_row(tx: &Transaction) -> Result<NewRow, StoreError> {
+    if tx.is_settled() {
+        return Err(StoreError::Damaged(format!(
+            "{} is settled before it was stored",
+            tx.id
+        )));
+    }
+    row::new(tx).map_err(Failure::into_store_error)
+}
+
+fn inserted(fate: Fate) -> Result<Inserted, StoreError> {
+    match fate {
+        Fate::Created => Ok(Inserted::Created),
+        Fate::Existing(existing) => Ok(Inserted::Existing(existing)),
+        Fate::Withheld => Ok(Inserted::Withheld),
+        Fate::Unreadable(what) => Err(StoreError::Damaged(what)),
+        // A repeat of the request will be a new one.
+        Fate::Vanished => Err(StoreError::Unavailable(
+            "the holder of the idempotency key was removed just now".to_owned(),
+        )),
+    }
 }
 
 #[async_trait]
 impl TransactionStore for PostgresStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
-        if tx.is_settled() {
-            return Err(StoreError::Damaged(format!(
-                "{} is settled before it was stored",
-                tx.id
-            )));
+        inserted(self.inserts.run(new_row(tx)?).await?)
+    }
+
+    async fn insert_many(
+        &self,
+        transactions: &[Transaction],
+        all_or_none: bool,
+    ) -> Result<Vec<Inserted>, StoreError> {
+        if transactions.is_empty() {
+            return Ok(Vec::new());
         }
-        let row = row::new(tx).map_err(Failure::into_store_error)?;
-        match self.inserts.run(row).await? {
-            Fate::Created => Ok(Inserted::Created),
-            Fate::Existing(existing) => Ok(Inserted::Existing(existing)),
-            Fate::Unreadable(what) => Err(StoreError::Damaged(what)),
-            // A repeat of the request will be a new one.
-            Fate::Vanished => Err(StoreError::Unavailable(
-                "the holder of the idempotency key was removed just now".to_owned(),
-            )),
-        }
-    }
-
-    async fn insert_many(&self, _: &[Transaction], _: bool) -> Result<Vec<Inserted>, StoreError> {
-        Err(unfinished())
-    }
-
-    async fn changes(&self, _: Position, _: usize) -> Result<Option<super::Changes>, StoreError> {
-        Err(unfinished())
-    }
-
-    async fn last_change(&self) -> Result<Position, StoreError> {
-        Err(unfinished())
-    }
-
-    fn changed(&self) -> Arc<Notify> {
-        Arc::default()
-    }
-
-    async fn forget_changes(&self, _: Timestamp, _: usize) -> Result<usize, StoreError> {
-        Err(unfinished())
-    }
-
-    fn pending_of(&self, _: &crate::domain::TenantName) -> u64 {
-        0
+        let rows = transactions.iter().map(new_row).collect::<Result<_, _>>()?;
+        let fates = self.batches.run(Batch { rows, all_or_none }).await?;
+        fates.into_iter().map(inserted).collect()
     }
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {
@@ -416,8 +429,32 @@ impl TransactionStore for PostgresStore {
         advanced.map(drop).map_err(Failure::into_store_error)
     }
 
+    async fn changes(&self, after: Position, limit: usize) -> Result<Option<super::Changes>, StoreError> {
+        log::read(&self.sessions, after, limit)
+            .await
+            .map_err(Failure::into_store_error)
+    }
+
+    async fn last_change(&self) -> Result<Position, StoreError> {
+        log::last(&self.sessions).await.map_err(Failure::into_store_error)
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        self.memory.changed.clone()
+    }
+
+    async fn forget_changes(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        log::forget(&self.sessions, before, limit)
+            .await
+            .map_err(Failure::into_store_error)
+    }
+
     fn backlog(&self) -> Backlog {
         self.memory.counts.backlog()
+    }
+
+    fn pending_of(&self, tenant: &TenantName) -> u64 {
+        self.memory.counts.pending_of(tenant)
     }
 
     /// Writes what was handed in, ends the background tasks and closes the connections. Dropping the store does

@@ -4,11 +4,12 @@
 //! stored. Listening is best effort: what was told while the connection was away is lost, and
 //! [`News::Missed`] says so once it is back. The store remains the truth.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -65,12 +66,15 @@ fn heard(who: Uuid, text: &str) -> Option<News> {
 /// Passes on what is heard.
 pub(super) struct Listener {
     told: broadcast::Sender<News>,
+    /// Notified of all news.
+    changed: Arc<Notify>,
 }
 
 impl Listener {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(changed: Arc<Notify>) -> Self {
         Self {
             told: broadcast::Sender::new(KEPT),
+            changed,
         }
     }
 
@@ -87,11 +91,15 @@ impl Listener {
         who: Uuid,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let told = self.told.clone();
+        let (told, changed) = (self.told.clone(), self.changed.clone());
+        let tell = move |news| {
+            let _nobody = told.send(news);
+            changed.notify_waiters();
+        };
         async move {
             let listen = async {
                 loop {
-                    match listen(&options, timeout, who, &told).await {
+                    match listen(&options, timeout, who, &tell).await {
                         Ok(()) => tracing::info!("the connection that listens for news was lost"),
                         Err(error) => tracing::debug!(%error, "cannot listen for news of other processes"),
                     }
@@ -111,7 +119,7 @@ async fn listen(
     options: &PgConnectOptions,
     timeout: Duration,
     who: Uuid,
-    told: &broadcast::Sender<News>,
+    tell: &(dyn Fn(News) + Send + Sync),
 ) -> Result<(), sqlx::Error> {
     // sqlx listens on a connection of a pool only, so it gets one of its own, for one connection.
     let pool = PgPoolOptions::new()
@@ -126,12 +134,12 @@ async fn listen(
         .await
         .map_err(|_| sqlx::Error::PoolTimedOut)??;
     // Nobody listened until now.
-    let _nobody = told.send(News::Missed);
+    tell(News::Missed);
     loop {
         match tokio::time::timeout(PROBE_EVERY, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
                 if let Some(news) = heard(who, notification.payload()) {
-                    let _nobody = told.send(news);
+                    tell(news);
                 }
             }
             Ok(Ok(None)) => return Ok(()),

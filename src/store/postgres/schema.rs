@@ -31,6 +31,7 @@ fn migrations() -> Vec<Migration> {
             "checkpoints",
             include_str!("../../../migrations/0002_checkpoints.sql"),
         ),
+        migration(3, "tenants", include_str!("../../../migrations/0003_tenants.sql")),
     ]
 }
 

@@ -25,7 +25,7 @@ async fn many_nodes_may_start_at_once() {
         database(settings.url.expose().path()),
         "SELECT count(*) FROM _sqlx_migrations",
     );
-    assert_eq!(made, "2");
+    assert_eq!(made, "3");
 }
 
 #[tokio::test]
@@ -33,17 +33,19 @@ async fn migrate_says_what_it_did_and_a_check_changes_nothing() {
     let settings = settings(&shared().database());
     let before = SchemaStatus {
         version: 0,
-        outstanding: ["1 transactions", "2 checkpoints"].map(str::to_owned).to_vec(),
+        outstanding: ["1 transactions", "2 checkpoints", "3 tenants"]
+            .map(str::to_owned)
+            .to_vec(),
     };
     for _ in 0..2 {
         assert_eq!(schema_status(&settings).await.expect("looks"), before);
     }
     assert_eq!(
         migrate(&settings).await.expect("migrates"),
-        ["1 transactions", "2 checkpoints"]
+        ["1 transactions", "2 checkpoints", "3 tenants"]
     );
     assert_eq!(migrate(&settings).await.expect("migrates"), Vec::<String>::new());
-    assert_eq!(schema_status(&settings).await.expect("looks").version, 2);
+    assert_eq!(schema_status(&settings).await.expect("looks").version, 3);
 }
 
 #[tokio::test]

@@ -320,6 +320,13 @@ impl Session<'_> {
         self.rows(sqlx::query("BEGIN")).await.map(drop)
     }
 
+    /// Undoes what was done since [`begin`](Self::begin).
+    pub(super) async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.rows(sqlx::query("ROLLBACK")).await?;
+        self.open_transaction = false;
+        Ok(())
+    }
+
     /// Commits what [`begin`](Self::begin) began.
     pub(super) async fn commit(&mut self) -> Result<(), Failure> {
         self.rows(sqlx::query("COMMIT")).await?;

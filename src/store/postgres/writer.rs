@@ -39,6 +39,9 @@ const RERUN_AFTER: Duration = Duration::from_millis(5);
 pub(super) trait Job: Sized + Send + Sync + 'static {
     type Answer: Send + 'static;
 
+    /// Whether each is a group of its own.
+    const ALONE: bool = false;
+
     /// How many rows and about how many bytes it writes.
     fn size(&self) -> (usize, usize);
 
@@ -129,7 +132,10 @@ async fn dispatch<J: Job>(
         let Ok(slot) = slots.clone().acquire_owned().await else {
             return;
         };
-        let group = gather(first, &mut waiting).await;
+        let group = match J::ALONE {
+            true => vec![first],
+            false => gather(first, &mut waiting).await,
+        };
         let shared = shared.clone();
         tasks.spawn(async move {
             write(group, &shared).await;

@@ -8,6 +8,8 @@ pub(crate) mod events;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
 pub(crate) mod raw;
+#[path = "../../support/receiver.rs"]
+pub(crate) mod receiver;
 pub(crate) mod scripted;
 mod settings;
 pub(crate) mod states;
