@@ -398,5 +398,13 @@ fn webhooks_are_configured_without_showing_their_secrets() {
     assert!(!format!("{settings:?}").contains("AAAA"));
     let wrong = "[webhooks]\nallow_targets = ['10.1.0.0/33', 'a b']\nretry_min_ms = 9\nretry_max_ms = 8\n\
                  [webhooks.endpoints.ERP]\nstatuses = ['pending']\nsecret = 'hunter2'\n";
-    insta::assert_snapshot!(problems(wrong, &[]).join("\n"), @"");
+    insta::assert_snapshot!(problems(wrong, &[]).join("\n"), @r#"
+    built in: webhooks.endpoints.ERP.url is missing; write an address such as "https://erp.example/hooks/ledger"
+    config.toml:2: webhooks.allow_targets has "10.1.0.0/33"; write networks and host names, such as ["10.1.0.0/16", "erp.lan"]
+    config.toml:2: webhooks.allow_targets has "a b"; write networks and host names, such as ["10.1.0.0/16", "erp.lan"]
+    config.toml:4: webhooks.retry_max_ms does not fit: retry_max_ms = 8 is below retry_min_ms = 9; set retry_max_ms to at least 9, or lower retry_min_ms
+    config.toml:5: webhooks.endpoints.ERP is not a valid name; use 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit
+    config.toml:6: webhooks.endpoints.ERP.statuses has "pending"; write ["done"], ["failed"] or both
+    config.toml:7: webhooks.endpoints.ERP.secret is no secret; write whsec_ and 32 bytes in base64, or set the variable of this key
+    "#);
 }
