@@ -86,6 +86,8 @@ pub(crate) struct Labels;
 pub(crate) struct SettledStatus;
 /// How far a delivery is.
 pub(crate) struct DeliveryState;
+/// One event of a stream.
+pub(crate) struct StreamEvent;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -107,6 +109,13 @@ schema! {
     SettledStatus => one_of(["done", "failed"]);
     /// `pending` until it is `delivered`, or given up as `failed`.
     DeliveryState => one_of(["pending", "delivered", "failed"]);
+    /// One event of the stream.
+    StreamEvent => ObjectBuilder::new()
+        .property("event", one_of(["ready", "transaction", "reset"]))
+        .property("id", text().description(Some("What `Last-Event-ID` goes on from")))
+        .property("data", text().description(Some("JSON: of a `transaction`, the record as in `GET`; else `{}`")))
+        .required("event")
+        .required("data");
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }
