@@ -161,10 +161,9 @@ pub(crate) fn page() -> Value {
     json!({"items": [done(), failed()], "next_cursor": "AZVvPowbfgKbHQ9qLD1OX2h0dHBzOi8v"})
 }
 
-/// A stream of events.
-pub(crate) fn events() -> Value {
-    let record = done();
-    format!("event: ready\nid: 1\ndata: {{}}\n\nevent: transaction\nid: 4\ndata: {record}\n\n").into()
+/// One event of a stream.
+pub(crate) fn event() -> Value {
+    json!({"event": "transaction", "id": "4", "data": done().to_string()})
 }
 
 /// What became of each try.

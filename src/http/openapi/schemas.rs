@@ -84,6 +84,8 @@ pub(crate) struct ConflictKey;
 pub(crate) struct Labels;
 /// What a key may do.
 pub(crate) struct ScopeName;
+/// One event of a stream.
+pub(crate) struct StreamEvent;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -103,6 +105,13 @@ schema! {
         .additional_properties(Some(short(0, 512)));
     /// What a key may do.
     ScopeName => one_of(["submit", "read", "operate"]);
+    /// One event of the stream.
+    StreamEvent => ObjectBuilder::new()
+        .property("event", one_of(["ready", "transaction", "position", "reset"]))
+        .property("id", text().description(Some("What `Last-Event-ID` goes on from")))
+        .property("data", text().description(Some("JSON: of a `transaction`, the record as in `GET`; else `{}`")))
+        .required("event")
+        .required("data");
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }
