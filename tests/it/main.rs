@@ -21,6 +21,7 @@ mod cli_client;
 mod cli_migrate;
 mod cli_server;
 mod cli_store;
+mod clients;
 mod conflicts;
 mod console;
 mod contract;
