@@ -5,7 +5,9 @@
 //! equally good end, only less polite.
 
 mod backup;
+mod control;
 pub mod devnet;
+mod keys;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -22,18 +24,23 @@ use tokio_util::task::TaskTracker;
 
 pub use self::backup::read_backup;
 use self::backup::{Backups, check_identities};
+use self::control::Control;
+pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
+use crate::audit::Audit;
+use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{QueueSettings, Role, Settings};
 use crate::domain::LedgerName;
 use crate::failpoint;
-use crate::gateway::{Gateway, Parts};
-use crate::http;
+use crate::gateway::{Gateway, Parts, Tenants};
+use crate::http::{self, Tls};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
 use crate::queue::WorkQueue;
 use crate::reconciler::Reconciler;
 use crate::relay::Relay;
+use crate::reread;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
@@ -51,12 +58,14 @@ pub struct App {
     settings: Settings,
     address: SocketAddr,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     gateway: Arc<Gateway>,
     metrics: Metrics,
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
-    backups: Option<Backups>,
+    control: Option<Control>,
+    auth: Arc<Authenticator>,
     webhooks: Arc<Webhooks>,
     store: Arc<dyn TransactionStore>,
     queue: Arc<dyn WorkQueue>,
@@ -94,6 +103,13 @@ pub async fn build_with(
     })?;
     let address = listener.local_addr().context("read the listening address")?;
 
+    let tls = settings
+        .http
+        .tls
+        .as_ref()
+        .map(Tls::open)
+        .transpose()?
+        .map(Arc::new);
     let metrics = Metrics::new().context("set up metrics")?;
     let hub = Arc::new(StatusHub::default());
     let tasks = TaskTracker::new();
@@ -104,6 +120,13 @@ pub async fn build_with(
         embedded,
         folder,
     } = open_store(&settings, &metrics, &hub, &tasks, &ledgers_stop).await?;
+    let keys = Arc::new(Keys::open(documents.clone(), clock.clone()).await?);
+    let auth = Arc::new(Authenticator::open(&settings.auth, keys.clone(), clock.clone()).await?);
+    if auth.is_open() && !address.ip().is_loopback() {
+        anyhow::bail!(
+            "nobody needs a key here, and {address} can be reached from other machines: make a key first with `sluicegate keys create --name NAME`, or listen on 127.0.0.1 (http.listen)"
+        );
+    }
     for (ledger, count) in &store.backlog() {
         if *count > 0 && !settings.ledgers.contains_key(ledger) {
             tracing::error!(%ledger, count, "pending transactions are for a ledger that is not configured; they wait until it is");
@@ -148,6 +171,7 @@ pub async fn build_with(
         }
     };
     let reconciler = Reconciler {
+        audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
         hub: hub.clone(),
         clock: clock.clone(),
@@ -158,9 +182,10 @@ pub async fn build_with(
             .map(|(name, lane)| (name.clone(), lane.metrics().clone()))
             .collect(),
     };
-    let backups = embedded.zip(folder.as_ref()).map(|(embedded, folder)| {
+    let control = embedded.zip(folder.as_ref()).map(|(embedded, folder)| {
         let lanes = lanes.values().cloned().collect();
-        Backups::of(&embedded, folder.path(), lanes, clock.clone())
+        let backups = Backups::of(&embedded, lanes, clock.clone());
+        Control::of(folder.path(), backups, keys)
     });
     let webhooks = Webhooks::open(webhooks::Parts {
         store: store.clone(),
@@ -183,6 +208,7 @@ pub async fn build_with(
         lanes: lanes.clone(),
         works: settings.role != Role::Api,
         backpressure: settings.backpressure,
+        tenants: Tenants::new(&settings.tenants),
         metrics: metrics.clone(),
         webhooks: webhooks.clone(),
     }));
@@ -192,12 +218,14 @@ pub async fn build_with(
         settings,
         address,
         listener,
+        tls,
         gateway,
         metrics,
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
-        backups,
+        control,
+        auth,
         webhooks,
         store,
         queue,
@@ -219,6 +247,12 @@ impl App {
         self.address
     }
 
+    /// Who knows callers.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn auth(&self) -> &Arc<Authenticator> {
+        &self.auth
+    }
+
     /// The application behind the API.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
@@ -233,12 +267,14 @@ impl App {
         let Self {
             settings,
             listener,
+            tls,
             gateway,
             metrics,
             lanes,
             relays,
             reconciler,
-            backups,
+            control,
+            auth,
             webhooks,
             store,
             queue,
@@ -251,21 +287,33 @@ impl App {
         let steered = gateway.clone();
         let stop = CancellationToken::new();
         let router = match settings.role {
-            Role::All | Role::Api => http::router(gateway, metrics, &settings.http, tasks.clone()),
-            Role::Worker => http::probes(gateway, metrics, &settings.http, tasks.clone()),
+            Role::All | Role::Api => {
+                http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
+            }
+            Role::Worker => http::probes(gateway, auth.clone(), metrics, &settings.http, tasks.clone()),
         };
         let lanes = match settings.role {
             Role::All | Role::Worker => lanes,
             Role::Api => Vec::new(),
         };
+        auth.look_after(&tasks, &stop);
         let server = http::serve(
             listener,
+            tls.clone(),
             router,
             settings.http.header_timeout,
             stop.clone(),
             drain,
             tasks.clone(),
         );
+        if let Some(tls) = tls {
+            let look = move || tls.look();
+            tasks.spawn(reread::look_after(
+                "the certificate of the API",
+                look,
+                stop.clone(),
+            ));
+        }
         let mut vital: Vec<_> = lanes
             .into_iter()
             .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))
@@ -276,8 +324,8 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(follow_course(steered, stop.clone())));
-        vital.extend(backups.map(|backups| tasks.spawn(backups.give(tasks.clone(), stop.clone()))));
         if settings.role != Role::Api {
             vital.extend(webhooks.start(&stop, drain).context("set up webhooks")?);
         }

@@ -47,7 +47,7 @@ pub fn http(data: &[u8]) {
         let limits = settings.http.clone();
         let app = runtime.block_on(app::build(settings)).expect("a gateway");
         let metrics = Metrics::new().expect("metrics");
-        let http = http::fuzzed::Fuzzed::new(app.gateway().clone(), metrics, &limits);
+        let http = http::fuzzed::Fuzzed::new(app.gateway().clone(), app.auth().clone(), metrics, &limits);
         (runtime, app, http)
     });
     if let Some(transaction) = runtime.block_on(http.request(data)) {

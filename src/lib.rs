@@ -6,7 +6,7 @@
 //!
 //! The journey of a transaction, as a walk through the modules:
 //!
-//! 1. [`http`] parses and bounds the request; [`gateway`] checks it and makes a [`domain::Transaction`].
+//! 1. [`auth`] says who calls; [`http`] parses and bounds the request; [`gateway`] checks it and makes a [`domain::Transaction`].
 //! 2. [`store`] writes it with its indexes, its idempotency entry and its due mark in one durable group
 //!    commit. Only then is `202` sent.
 //! 3. [`queue`] hands its id to the [`worker`] lane of its ledger: the record decides, the id is a hint.
@@ -17,11 +17,13 @@
 //! 6. The new state is stored, and whoever waits is told through [`notify`]; who wants to be told elsewhere, by
 //!    [`webhooks`].
 //!
-//! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`app`] puts it all together;
+//! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`audit`] remembers what operators did. [`app`] puts it all together;
 //! [`config`] says how; [`cli`] is the command line. [`devnet`] is a ledger to develop against, a process of its own. `docs/ARCHITECTURE.md` has the same walk with the
 //! invariants and the tests that defend them.
 
 pub mod app;
+pub mod audit;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -39,6 +41,7 @@ pub mod notify;
 pub mod queue;
 pub mod reconciler;
 pub mod relay;
+pub(crate) mod reread;
 pub mod store;
 pub mod telemetry;
 pub mod webhooks;

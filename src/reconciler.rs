@@ -1,7 +1,7 @@
 //! Background care: what no request and no delivery would get to.
 //!
 //! - Transactions whose deadline passes while they wait in a long backlog fail as expired on time.
-//! - Settled records are removed when retention says so; so is the order in which records changed.
+//! - Settled records, entries of the audit log, and the order in which records changed are removed when retention says so.
 //! - Metric samples are folded, and the points of each lane's history taken.
 //!
 //! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::RetentionSettings;
 use crate::domain::{Event, LedgerName, Status, Timestamp};
@@ -36,6 +37,8 @@ pub struct Reconciler {
     pub store: Arc<dyn TransactionStore>,
     /// Who is told of changes.
     pub hub: Arc<StatusHub>,
+    /// What operators did.
+    pub audit: Audit,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How long settled records are kept.
@@ -91,6 +94,10 @@ impl Reconciler {
                     let before = self.clock.now().minus(keep);
                     while self.prune(status, before).await? == PRUNE_AT_ONCE {}
                 }
+            }
+            if let Some(keep) = self.retention.audit {
+                let before = self.clock.now().minus(keep);
+                while self.audit.prune(before, PRUNE_AT_ONCE).await? == PRUNE_AT_ONCE {}
             }
             let before = self.clock.now().minus(self.retention.events);
             while self.store.forget_changes(before, FORGET_AT_ONCE).await? >= FORGET_AT_ONCE {}
@@ -158,14 +165,17 @@ mod tests {
             request.expires_in_seconds = Some(1);
             store.insert(&tx).await.expect("inserts");
         }
-        let store: Arc<dyn TransactionStore> = Arc::new(store);
+        let store = Arc::new(store);
+        let clock = Arc::new(ManualClock::new(SystemClock.now().plus(Duration::from_secs(60))));
         let reconciler = Reconciler {
             store: store.clone(),
             hub: Arc::default(),
-            clock: Arc::new(ManualClock::new(SystemClock.now().plus(Duration::from_secs(60)))),
+            audit: Audit::new(store.clone(), clock.clone()),
+            clock,
             retention: RetentionSettings {
                 done: None,
                 failed: None,
+                audit: None,
                 events: Duration::from_secs(3_600),
                 deliveries: None,
             },

@@ -11,11 +11,13 @@ use std::path::Path;
 /// Where adapters live: nobody but `app` and the seam's own tests may name one.
 const SEAMS: [&str; 4] = ["store", "queue", "ledger", "notify"];
 /// What the seams, and what lies below them, must not know.
-const ABOVE: [&str; 8] = [
+const ABOVE: [&str; 10] = [
     "worker",
     "relay",
     "webhooks",
     "gateway",
+    "audit",
+    "auth",
     "http",
     "app",
     "reconciler",

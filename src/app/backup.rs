@@ -1,24 +1,14 @@
-//! Backups: the socket at which a running gateway gives them, and what its identities have to do with them.
-//!
-//! The socket is in the data folder, and only its owner may use it: the rights to the files are the permission. One line
-//! asks, the backup is the answer. Nothing is kept, so a crash leaves a socket that nobody answers at, which the next
-//! start replaces.
+//! Backups: how a running gateway gives them, and what its identities have to do with them.
 
 use std::collections::BTreeMap;
-use std::fs::Permissions;
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::control;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{BackendSettings, LedgerSettings, Settings, StoreSettings};
 use crate::domain::{LedgerName, LedgerTxId, SubmissionId};
@@ -26,114 +16,43 @@ use crate::ledger::{fabric, simulator};
 use crate::store::embedded::{BackupSource, DataFolder, EmbeddedStore, refuse_backup};
 use crate::worker::Lane;
 
-/// What asks for a backup.
-const ORDER: &[u8] = b"backup\n";
-
-/// How long whoever connected may take to say what he wants.
-const HEAR: Duration = Duration::from_secs(5);
-
-/// How long either side waits for the other one, which has a disk to wait for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 const BUFFER: usize = 256 << 10;
 
 /// What gives backups of a running gateway.
 pub(super) struct Backups {
-    listener: Option<UnixListener>,
-    socket: PathBuf,
     source: BackupSource,
     lanes: Vec<Arc<Lane>>,
     clock: Arc<dyn Clock>,
+    /// One at a time.
+    busy: Mutex<()>,
 }
 
 impl Backups {
-    /// Begins to listen in the data folder, which this process holds.
-    pub(super) fn of(
-        store: &EmbeddedStore,
-        path: &Path,
-        lanes: Vec<Arc<Lane>>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        let socket = DataFolder::control_socket(path);
-        let listener = listen(&socket);
-        let listener = listener.inspect_err(|error| {
-            tracing::warn!(
-                %error,
-                folder = %path.display(),
-                "backups can only be taken while the gateway is stopped; a shorter path for store.path, on a file system that knows sockets, helps"
-            );
-        });
+    /// Of this store.
+    pub(super) fn of(store: &EmbeddedStore, lanes: Vec<Arc<Lane>>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            listener: listener.ok(),
-            socket,
             source: store.source(),
             lanes,
             clock,
+            busy: Mutex::new(()),
         }
     }
 
-    /// Gives backups, one at a time, until `stop`.
-    pub(super) async fn give(self, tasks: TaskTracker, stop: CancellationToken) {
-        let Some(listener) = &self.listener else {
-            return stop.cancelled().await;
+    /// Gives one to whoever asked for it. Blocks.
+    pub(super) fn give(&self, stream: UnixStream, stop: CancellationToken) {
+        let identity = |lane: &Arc<Lane>| (lane.name().clone(), lane.ledger().identify(SubmissionId::NONE));
+        let identities = self.lanes.iter().map(identity).collect();
+        let mut to = BufWriter::with_capacity(BUFFER, UntilStopped { stream, stop });
+        let given = match self.busy.try_lock() {
+            Ok(_one) => self.source.write(self.clock.now(), identities, &mut to),
+            Err(_) => refuse_backup(&mut to, "another backup is being taken; try again later")
+                .and(Err(io::Error::other("another one is being taken"))),
         };
-        let one = Arc::new(Semaphore::new(1));
-        while let Some(connected) = stop.run_until_cancelled(listener.accept()).await {
-            let stream = match connected.and_then(|(stream, _)| stream.into_std()) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    tracing::debug!(%error, "nobody to give a backup to");
-                    tokio::time::sleep(HEAR / 50).await;
-                    continue;
-                }
-            };
-            let (source, made_at) = (self.source.clone(), self.clock.now());
-            let identity =
-                |lane: &Arc<Lane>| (lane.name().clone(), lane.ledger().identify(SubmissionId::NONE));
-            let identities = self.lanes.iter().map(identity).collect();
-            let (permit, stop) = (one.clone().try_acquire_owned().ok(), stop.clone());
-            tasks.spawn_blocking(move || {
-                let given = hear(&stream).and_then(|()| {
-                    let mut to = BufWriter::with_capacity(BUFFER, UntilStopped { stream, stop });
-                    match permit {
-                        Some(_) => source.write(made_at, identities, &mut to),
-                        None => refuse_backup(&mut to, "another backup is being taken; try again later")
-                            .and(Err(io::Error::other("another one is being taken"))),
-                    }
-                });
-                match given {
-                    Ok(()) => tracing::info!("a backup was taken"),
-                    Err(error) => tracing::warn!(%error, "a backup was not taken to its end"),
-                }
-            });
-        }
-        if let Err(error) = std::fs::remove_file(&self.socket) {
-            tracing::debug!(%error, "the socket for backups is left");
+        match given {
+            Ok(()) => tracing::info!("a backup was taken"),
+            Err(error) => tracing::warn!(%error, "a backup was not taken to its end"),
         }
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Waits for the order.
-fn hear(mut stream: &UnixStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(HEAR))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut order = [0; ORDER.len()];
-    stream.read_exact(&mut order)?;
-    if order != ORDER {
-        return Err(io::Error::other("something else than a backup was asked for"));
-    }
-    Ok(())
 }
 
 /// Whoever reads does not hold up the end of the gateway.
@@ -170,9 +89,7 @@ pub fn read_backup(settings: &Settings) -> anyhow::Result<UnixStream> {
         "there is no data folder {}; is store.path right?",
         store.path.display()
     );
-    if let Ok(mut running) = UnixStream::connect(DataFolder::control_socket(&store.path)) {
-        running.set_read_timeout(Some(PATIENCE))?;
-        running.write_all(ORDER).context("ask the running gateway")?;
+    if let Some(running) = control::ask(&store.path, control::BACKUP)? {
         return Ok(running);
     }
     let folder = DataFolder::hold(&store.path, store.engine)?;

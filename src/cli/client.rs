@@ -8,7 +8,8 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use anyhow::Context;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
@@ -49,6 +50,12 @@ impl Client {
             if is_loopback(&url) {
                 http = http.no_proxy();
             }
+        }
+        if let Some(key) = &gateway.key {
+            let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
+                .context("the key has characters that no key has; check that it was copied whole")?;
+            authorization.set_sensitive(true);
+            http = http.default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]));
         }
         Ok(Self {
             http: http.build()?,
@@ -342,7 +349,12 @@ mod tests {
             .await
             .expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let client = Client::new(&GatewayArgs { url, tries }).expect("a client");
+        let client = Client::new(&GatewayArgs {
+            url,
+            key: None,
+            tries,
+        })
+        .expect("a client");
         let key = HeaderValue::from_static("k");
         let answer = tokio::select! {
             _ = axum::serve(listener, routes) => panic!("the server ended"),

@@ -12,6 +12,7 @@ mod client;
 mod devnet;
 mod get;
 mod json;
+mod keys;
 mod list;
 mod migrate;
 mod ndjson;
@@ -31,6 +32,7 @@ use clap::{Args, Parser, Subcommand};
 pub use backup::BackupArgs;
 pub use devnet::DevnetArgs;
 pub use get::GetArgs;
+pub use keys::KeysArgs;
 pub use list::ListArgs;
 pub use migrate::MigrateArgs;
 pub use print::is_closed_pipe;
@@ -76,6 +78,7 @@ enum Command {
     List(ListArgs),
     Ready(ReadyArgs),
     Store(StoreArgs),
+    Keys(KeysArgs),
     Backup(BackupArgs),
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
@@ -103,6 +106,9 @@ pub struct GatewayArgs {
     /// Address of the gateway
     #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = DEFAULT_URL, value_parser = client::base_url)]
     pub url: String,
+    /// API key or token, if the gateway asks for one; best by the variable, for others see what is typed
+    #[arg(long, value_name = "KEY", env = "SLUICEGATE_KEY", hide_env_values = true)]
+    pub key: Option<String>,
     /// How often a request is tried while the gateway cannot be reached or is busy (503, 429)
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub tries: u32,
@@ -122,6 +128,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args).await,
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
+        Command::Keys(args) => keys::run(args).await,
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,

@@ -26,6 +26,7 @@ pub(super) async fn run(args: ReadyArgs) -> anyhow::Result<ExitCode> {
     // A probe is about now; whoever asks repeats it.
     let gateway = GatewayArgs {
         url: args.url,
+        key: None,
         tries: 1,
     };
     let answer = Client::new(&gateway)?.get_json("/readyz", &[]).await?;

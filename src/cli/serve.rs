@@ -73,13 +73,13 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     crate::failpoint::arm()?;
     allow_many_connections();
-    let summary = summary(&settings);
+    let (summary, scheme) = (summary(&settings), scheme(&settings));
     let told_to_stop = told_to_stop()?;
     let app = app::build(settings).await?;
     let greeting = match app.role() {
-        Role::All | Role::Api => greeting(app.address(), &summary),
+        Role::All | Role::Api => greeting(app.address(), scheme, &summary),
         Role::Worker => format!(
-            "Sluicegate {VERSION} works; probes on http://{}\n{summary}",
+            "Sluicegate {VERSION} works; probes on {scheme}://{}\n{summary}",
             app.address()
         ),
     };
@@ -155,14 +155,18 @@ fn summary(settings: &Settings) -> String {
     )
 }
 
-fn greeting(address: SocketAddr, summary: &str) -> String {
-    let mut text = format!("Sluicegate {VERSION} listens on http://{address}\n{summary}\n");
-    if !address.ip().is_loopback() {
-        text += "  warning  anybody who reaches this address may submit: this version has no API keys\n";
+fn scheme(settings: &Settings) -> &'static str {
+    match settings.http.tls {
+        Some(_) => "https",
+        None => "http",
     }
+}
+
+fn greeting(address: SocketAddr, scheme: &str, summary: &str) -> String {
+    let text = format!("Sluicegate {VERSION} listens on {scheme}://{address}\n{summary}\n");
     text + &format!(
         r#"Try it (Ctrl-C stops the gateway):
-  curl -i http://{address}/v1/transactions -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
+  curl -i {scheme}://{address}/v1/transactions -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
     -d '{{"ledger":"main","contract":"counter","function":"Add","args":["visits",1]}}'"#
     )
 }

@@ -7,6 +7,7 @@
 //!
 //! `tree` holds what was written and where, `reader` takes it apart key by key, `schema` lists the keys.
 
+mod access;
 mod fabric;
 #[cfg(test)]
 mod fabric_tests;
@@ -30,6 +31,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use access::{AuthSettings, JwksSource, JwtSettings, TenantRate, TenantSettings, TlsSettings};
 pub(crate) use fabric::is_chaincode_name;
 pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;

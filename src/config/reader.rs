@@ -333,6 +333,18 @@ impl<'f> Section<'f> {
             })
     }
 
+    /// A number within `range` that need not be there.
+    pub(super) fn optional_f64(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let least = *range.start();
+        self.left
+            .contains_key(key)
+            .then(|| self.f64_in(key, least, range))
+            .or_else(|| {
+                self.taken.insert(key, Origin::BuiltIn);
+                None
+            })
+    }
+
     /// A text that need not be there and that nobody may see: neither its value nor what is wrong with it is
     /// told but by `shown` and `check`.
     pub(super) fn secret<T>(

@@ -19,16 +19,19 @@ use super::settings::{
     Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 use super::tree::Table;
-use super::{fabric, postgres, rabbitmq, webhooks};
+use super::{access, fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
 /// Reads everything. The settings are of use only if no problem was found.
 pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
     let mut root = Section::root(tree, findings);
+    let ledgers = ledgers(&mut root, findings);
     let settings = Settings {
         role: Role::default(),
         http: http(root.section("http")),
+        auth: access::auth(root.section("auth")),
+        tenants: access::tenants(&mut root, |ledger| ledgers.contains_key(ledger)),
         store: store(root.section("store")),
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
@@ -36,7 +39,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
-        ledgers: ledgers(&mut root, findings),
+        ledgers,
     };
     if matches!(settings.store, StoreSettings::Postgres(_)) {
         what_only_one_can_have(&root, &settings);
@@ -77,6 +80,7 @@ fn http(mut section: Section<'_>) -> HttpSettings {
                     .map_err(|_| format!("is {}", quoted(text)))
             },
         ),
+        tls: access::tls(&mut section),
         max_body_bytes: section.usize_in("max_body_bytes", default.max_body_bytes, 1024..=100 * 1024 * 1024),
         header_timeout: section.duration_ms("header_timeout_ms", default.header_timeout, 100..=600_000),
         body_timeout: section.duration_ms("body_timeout_ms", default.body_timeout, 100..=3_600_000),
@@ -175,9 +179,11 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         let days = section.u64_in(key, default, 0..=36_500);
         (days > 0).then(|| Duration::from_secs(days * DAY.as_secs()))
     };
-    let (done, failed) = (
+    let (done, failed, audit, deliveries) = (
         days("done_days", default.done),
         days("failed_days", default.failed),
+        days("audit_days", default.audit),
+        days("deliveries_days", default.deliveries),
     );
     let deliveries = days("deliveries_days", default.deliveries);
     let hours = section.u64_in(
@@ -189,6 +195,7 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         done,
         failed,
         events: Duration::from_secs(hours * HOUR.as_secs()),
+        audit,
         deliveries,
     };
     section.finish();

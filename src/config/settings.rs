@@ -9,11 +9,12 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::{AuthSettings, TenantSettings, TlsSettings};
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
 use super::webhooks::WebhookSettings;
-use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
+use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings, TenantName};
 use crate::kv::EngineKind;
 
 /// One day.
@@ -50,6 +51,10 @@ pub struct Settings {
     pub role: Role,
     /// The HTTP API.
     pub http: HttpSettings,
+    /// How credentials are checked.
+    pub auth: AuthSettings,
+    /// What is allowed to each tenant; those that are not named have no limits.
+    pub tenants: BTreeMap<TenantName, TenantSettings>,
     /// Where records are kept.
     pub store: StoreSettings,
     /// How workers learn of work.
@@ -73,6 +78,8 @@ impl Default for Settings {
         Self {
             role: Role::default(),
             http: HttpSettings::default(),
+            auth: AuthSettings::default(),
+            tenants: BTreeMap::new(),
             store: StoreSettings::default(),
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
@@ -96,6 +103,8 @@ pub(super) const DEFAULT_LEDGER: &str = "main";
 pub struct HttpSettings {
     /// Address and port to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// How connections are secured; `None` without TLS.
+    pub tls: Option<TlsSettings>,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// How long a client may take to send its request head.
@@ -116,6 +125,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: None,
             max_body_bytes: MEBIBYTE,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
@@ -233,6 +243,8 @@ pub struct RetentionSettings {
     pub done: Option<Duration>,
     /// How long a `failed` record is kept after it settled; `None` is for ever.
     pub failed: Option<Duration>,
+    /// How long an entry of the audit log is kept; `None` is for ever.
+    pub audit: Option<Duration>,
     /// How long it is known in which order records changed: for event streams that go on where they were.
     pub events: Duration,
     /// How long a webhook's delivery is kept after its end; `None` is for ever.
@@ -244,6 +256,7 @@ impl Default for RetentionSettings {
         Self {
             done: Some(30 * DAY),
             failed: Some(90 * DAY),
+            audit: Some(400 * DAY),
             events: 7 * DAY,
             deliveries: Some(7 * DAY),
         }

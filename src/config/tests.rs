@@ -73,7 +73,7 @@ fn five_mistakes_give_five_messages_with_their_lines() {
     config.toml:2: http.listen is "here"; write an IP address and a port, such as "127.0.0.1:8080" or "[::]:8080"
     config.toml:3: http.max_body_bytes is the text "1 MB"; write a whole number from 1024 to 104857600
     config.toml:4: http.header_timeout_ms is 1.5; write a whole number from 100 to 600000
-    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, cors_origins, header_timeout_ms, listen, max_body_bytes, max_wait_seconds
+    config.toml:5: http.max_wait is not a known key; remove it, or use one of: body_timeout_ms, cors_origins, header_timeout_ms, listen, max_body_bytes, max_streams, max_wait_seconds, stream_heartbeat_seconds, tls_cert, tls_client_ca, tls_key
     config.toml:6: http.body_timeout_ms is false; write a whole number from 100 to 3600000
     "#);
 }
@@ -322,6 +322,64 @@ fn a_missing_file_is_a_mistake_only_if_it_was_named() {
         "{error}"
     );
     assert!(load(Some(directory.path())).is_err());
+}
+
+#[test]
+fn certificate_and_key_go_together() {
+    insta::assert_snapshot!(only_problem("[http]\ntls_cert = 'a.pem'\n", &[]), @"config.toml:2: http.tls_cert does not fit: there is no tls_key; set tls_key as well");
+    insta::assert_snapshot!(only_problem("[http]\ntls_key = 'a.pem'\n", &[]), @"config.toml:2: http.tls_key does not fit: there is no tls_cert; set tls_cert as well");
+    insta::assert_snapshot!(only_problem("[http]\ntls_client_ca = 'a.pem'\n", &[]), @"config.toml:2: http.tls_client_ca does not fit: there is no tls_cert; set tls_cert as well");
+    let both = read("[http]\ntls_cert = 'a.pem'\ntls_key = 'b.pem'\n", &[]).expect("valid");
+    assert_eq!(both.http.tls.expect("TLS").client_ca, None);
+}
+
+#[test]
+fn tokens_need_an_issuer_an_audience_and_keys_on_a_safe_way() {
+    insta::assert_snapshot!(problems("[auth]\njwks_url = 'https://a/keys'\n", &[]).join("\n"), @r"
+    config.toml:2: auth.jwks_url does not fit: there is no jwt_audience; set jwt_audience as well
+    config.toml:2: auth.jwks_url does not fit: there is no jwt_issuer; set jwt_issuer as well
+    ");
+    insta::assert_snapshot!(only_problem("[auth]\njwt_issuer = 'x'\n", &[]), @"config.toml:2: auth.jwt_issuer does not fit: there is no jwks_url; set jwks_url as well");
+    let of = |keys: &str| format!("[auth]\n{keys}\njwt_issuer = 'i'\njwt_audience = 'a'\n");
+    insta::assert_snapshot!(only_problem(&of("jwks_url = 'http://login.example/keys'"), &[]), @r#"config.toml:2: auth.jwks_url is not encrypted; write an address such as "https://login.example.com/.well-known/jwks.json""#);
+    insta::assert_snapshot!(only_problem(&of("jwks_url = 'https://a/k'\njwks_file = 'k'"), &[]), @"config.toml:2: auth.jwks_url does not fit: there is a jwks_file; leave one of them out");
+    for url in [
+        "https://a/k",
+        "http://127.0.0.1:8000/k",
+        "http://[::1]/k",
+        "http://localhost/k",
+    ] {
+        assert!(
+            read(&of(&format!("jwks_url = '{url}'")), &[])
+                .expect("valid")
+                .auth
+                .jwt
+                .is_some(),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn tenants_are_checked() {
+    insta::assert_snapshot!(
+        problems("[tenants.ACME]\n[tenants.a]\nburst = 3\nmax_pending = 0\nledgers = ['main', 'side']\n[tenants.b]\nrate = 1\n", &[]).join("\n"),
+        @r#"
+    config.toml:1: tenants.ACME is not a valid name of a tenant; use 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit
+    config.toml:3: tenants.a.burst does not fit: there is no rate_per_second; set rate_per_second as well
+    config.toml:4: tenants.a.max_pending is 0; write a whole number from 1, or leave it out
+    config.toml:5: tenants.a.ledgers names "side", which is not configured; write a list of configured ledgers
+    config.toml:7: tenants.b.rate is not a known key; remove it, or use one of: burst, contracts, ledgers, max_pending, rate_per_second
+    "#
+    );
+    let settings = read("[tenants.a]\nrate_per_second = 2.5\nledgers = []\n", &[]).expect("valid");
+    let tenant = settings.tenants.values().next().expect("a");
+    let rate = tenant.rate.expect("a rate");
+    assert_eq!((rate.per_second, rate.burst.get()), (2.5, 3));
+    assert_eq!(
+        (tenant.ledgers.as_deref(), &tenant.contracts),
+        (Some(&[][..]), &None)
+    );
 }
 
 #[test]

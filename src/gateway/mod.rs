@@ -8,6 +8,7 @@ mod batch;
 mod caller;
 mod operations;
 mod steer;
+mod tenants;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,10 @@ pub use batch::Item;
 pub use caller::{Caller, Scope, Scopes};
 pub use operations::{ActionRefusal, Verdict};
 pub use steer::{Overrides, Steer, SteerRefusal};
+pub use tenants::{TenantRefusal, Tenants};
 pub use validate::FieldError;
 
+use crate::audit::{self, Audit};
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
 use crate::domain::{Cause, LedgerName, Request, TenantName, Transaction, TransactionId};
@@ -56,6 +59,9 @@ pub enum Refusal {
         /// When half a per cent of it should be worked off.
         retry_after: Duration,
     },
+    /// Its tenant may not, or not now.
+    #[error("the tenant may not do this")]
+    Tenant(TenantRefusal),
     /// It is good, but another item of its batch is not, and the batch is all or nothing.
     #[error("another item of the batch is not acceptable")]
     Withheld,
@@ -70,6 +76,9 @@ pub enum QueryRefusal {
     /// Fields are wrong.
     #[error("{} field(s) are not acceptable", .0.len())]
     Invalid(Vec<FieldError>),
+    /// The tenant may not, or not now.
+    #[error("the tenant may not do this")]
+    Tenant(TenantRefusal),
     /// The ledger refused it, or could not be asked.
     #[error(transparent)]
     Ledger(#[from] QueryError),
@@ -141,6 +150,8 @@ pub struct Parts {
     pub works: bool,
     /// What to do about a long backlog.
     pub backpressure: BackpressureSettings,
+    /// What the tenants may do.
+    pub tenants: Tenants,
     /// What is counted.
     pub metrics: Metrics,
     /// Who is told of what has settled.
@@ -206,6 +217,9 @@ impl Gateway {
                 return Err(Refusal::Invalid(faults.collect()));
             }
         };
+        let tenants = &self.0.tenants;
+        let admitted = tenants.admit(tenant, request.ledger.as_str(), &request.contract);
+        admitted.map_err(Refusal::Tenant)?;
         let mut transaction = Transaction::accept(request, key, now);
         transaction.tenant = tenant.clone();
         Ok((transaction, lane.clone()))
@@ -240,6 +254,7 @@ impl Gateway {
             .map(|lane| lane.metrics());
         match inserted {
             Inserted::Created => {
+                audit::accepted(&transaction);
                 metrics.inspect(|metrics| metrics.accepted());
                 Ok(Accepted {
                     transaction,
@@ -256,19 +271,43 @@ impl Gateway {
     }
 
     /// How many more may be accepted for a tenant; `None` if there is no limit.
-    fn room(&self, _tenant: &TenantName) -> Option<u64> {
+    fn room(&self, tenant: &TenantName) -> Option<u64> {
+        let own = self.room_of(tenant).map(|(room, _)| room);
+        own.into_iter().chain(self.room_for_all()).min()
+    }
+
+    /// What its own limit leaves to a tenant, and the limit.
+    fn room_of(&self, tenant: &TenantName) -> Option<(u64, u64)> {
+        let limit = self.0.tenants.max_pending(tenant)?;
+        Some((limit.saturating_sub(self.0.store.pending_of(tenant)), limit))
+    }
+
+    fn room_for_all(&self) -> Option<u64> {
         let backpressure = &self.0.backpressure;
         let limited = backpressure.mode == BackpressureMode::Drop;
         limited.then(|| backpressure.max_pending.get().saturating_sub(self.pending()))
     }
 
     /// The refusal of what there is no room for.
-    fn full(&self, _tenant: &TenantName, lane: &Lane) -> Refusal {
-        let max_pending = self.0.backpressure.max_pending.get();
-        let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
-        Refusal::BacklogFull {
-            max_pending,
-            retry_after: Duration::from_secs_f64(seconds),
+    fn full(&self, tenant: &TenantName, lane: &Lane) -> Refusal {
+        let retry_after = |max_pending: u64| {
+            let seconds = (max_pending as f64 / 200.0 / lane.settings().rate_per_second).clamp(1.0, 60.0);
+            Duration::from_secs_f64(seconds)
+        };
+        match (self.room_of(tenant), self.room_for_all()) {
+            (Some((own, limit)), all) if all.is_none_or(|all| own <= all) => {
+                Refusal::Tenant(TenantRefusal::Full {
+                    max_pending: limit,
+                    retry_after: retry_after(limit),
+                })
+            }
+            _ => {
+                let max_pending = self.0.backpressure.max_pending.get();
+                Refusal::BacklogFull {
+                    max_pending,
+                    retry_after: retry_after(max_pending),
+                }
+            }
         }
     }
 
@@ -293,6 +332,11 @@ impl Gateway {
             Some(key) => Ok(self.0.store.find_by_idempotency_key(&key).await?.is_some()),
             None => Ok(false),
         }
+    }
+
+    /// The log of what operators do.
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.0.documents.clone(), self.0.clock.clone())
     }
 
     /// Transactions not settled, over all ledgers.
@@ -395,11 +439,21 @@ impl Gateway {
     ///
     /// # Errors
     /// [`QueryRefusal`].
-    pub async fn query(&self, ledger: &str, query: &Query) -> Result<Box<RawValue>, QueryRefusal> {
+    pub async fn query(
+        &self,
+        caller: &Caller,
+        ledger: &str,
+        query: &Query,
+    ) -> Result<Box<RawValue>, QueryRefusal> {
         let Some(lane) = self.0.lanes.get(ledger) else {
             return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(ledger)]));
         };
         validate::validate_query(query).map_err(QueryRefusal::Invalid)?;
+        let admitted = self
+            .0
+            .tenants
+            .admit(&caller.own_tenant(), ledger, &query.contract);
+        admitted.map_err(QueryRefusal::Tenant)?;
         Ok(lane.ledger().query(query).await?)
     }
 
@@ -411,6 +465,12 @@ impl Gateway {
     /// The fault of a ledger name that is not configured.
     pub fn unknown_ledger(&self, name: &str) -> FieldError {
         validate::unknown_ledger(name, self.0.lanes.keys())
+    }
+
+    /// Whether the caller may know of this ledger.
+    pub fn may_use(&self, caller: &Caller, ledger: &str) -> bool {
+        let tenant = caller.tenant.as_ref();
+        tenant.is_none_or(|tenant| self.0.tenants.sees(tenant, ledger))
     }
 
     /// Every lane, by name.

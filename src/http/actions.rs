@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::auth::Detail;
 use super::body::read_json;
 use super::caller::Who;
 use super::dto::TransactionView;
@@ -182,12 +183,15 @@ pub(crate) async fn settle(
     let id = transaction_id(&id)?;
     let body: SettleBody = read_json(&headers, body, api.body_limits).await?;
     let verdict = body.into_verdict()?;
+    let audited = Detail(serde_json::json!({"done": verdict.done, "note": verdict.note}));
     let tx = api
         .gateway
         .settle(&caller, id, &verdict)
         .await
         .map_err(|refusal| (id, refusal))?;
-    Ok(record(&tx))
+    let mut response = record(&tx);
+    response.extensions_mut().insert(audited);
+    Ok(response)
 }
 
 fn record(tx: &Transaction) -> Response {

@@ -1,10 +1,11 @@
-//! Who asks, for handlers. Whoever checks credentials puts a [`Caller`] into the request; where nobody does, everybody is
-//! anonymous and may do everything.
+//! Who asks, for handlers. The guard of the routes (`super::auth`) puts a [`Caller`] into the request; where it did not,
+//! nobody gets in.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use super::error::{ApiError, Code};
+use crate::auth::Denied;
 use crate::gateway::{Caller, Scope};
 
 /// The caller of a request.
@@ -15,7 +16,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
-        Ok(Self(caller.unwrap_or_else(Caller::anonymous)))
+        caller.map(Self).ok_or_else(|| Denied::Missing.into())
     }
 }
 
@@ -35,9 +36,9 @@ impl Who {
         ))
     }
 
-    /// The caller, if they have this scope and are bound to no tenant.
-    pub(crate) fn of_all_tenants(self, scope: Scope) -> Result<Caller, ApiError> {
-        let caller = self.with(&[scope])?;
+    /// The caller, if they have one of these scopes and are bound to no tenant.
+    pub(crate) fn of_all_tenants(self, any_of: &[Scope]) -> Result<Caller, ApiError> {
+        let caller = self.with(any_of)?;
         match caller.tenant {
             None => Ok(caller),
             Some(_) => Err(ApiError::new(

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::TransactionId;
-use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal};
+use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, TenantRefusal};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -50,6 +50,18 @@ pub enum Code {
     NoLedger,
     /// A defect of the gateway.
     Internal,
+    /// There are no credentials, or they do not count.
+    Unauthorized,
+    /// The tenant is faster than it may be.
+    TenantTooFast,
+    /// The tenant has as many unsettled transactions as it may.
+    TenantFull,
+    /// Too many wrong credentials came from this address.
+    TooManyTries,
+    /// There is no such key.
+    NoKey,
+    /// The tenant may not use this ledger or contract.
+    NotForTenant,
     /// The credentials lack a scope.
     Forbidden,
     /// The transaction is not in a state in which this can be done.
@@ -62,7 +74,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 27] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -80,6 +92,12 @@ impl Code {
         Self::LedgerUnavailable,
         Self::NoLedger,
         Self::Internal,
+        Self::Unauthorized,
+        Self::TenantTooFast,
+        Self::TenantFull,
+        Self::TooManyTries,
+        Self::NoKey,
+        Self::NotForTenant,
         Self::Forbidden,
         Self::NotNow,
         Self::TooManyStreams,
@@ -119,6 +137,16 @@ impl Code {
             Self::LedgerUnavailable => ("SG-0015", S::SERVICE_UNAVAILABLE, "The ledger is unavailable"),
             Self::NoLedger => ("SG-0016", S::NOT_FOUND, "There is no such ledger"),
             Self::Internal => ("SG-0017", S::INTERNAL_SERVER_ERROR, "A defect of the gateway"),
+            Self::Unauthorized => ("SG-0018", S::UNAUTHORIZED, "Credentials are needed"),
+            Self::TenantTooFast => ("SG-0020", S::TOO_MANY_REQUESTS, "Too many requests"),
+            Self::TenantFull => ("SG-0021", S::TOO_MANY_REQUESTS, "The tenant's backlog is full"),
+            Self::TooManyTries => ("SG-0022", S::TOO_MANY_REQUESTS, "Too many failed tries"),
+            Self::NoKey => ("SG-0025", S::NOT_FOUND, "There is no such key"),
+            Self::NotForTenant => (
+                "SG-0029",
+                S::FORBIDDEN,
+                "The tenant may not use this ledger or contract",
+            ),
             Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The scope is missing"),
             Self::NotNow => (
                 "SG-0023",
@@ -255,7 +283,7 @@ impl ApiError {
         }
     }
 
-    pub(super) fn later(mut self, after: Duration) -> Self {
+    pub(crate) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
@@ -295,6 +323,7 @@ impl From<Refusal> for ApiError {
                 format!("{max_pending} transactions wait, which is all that the operator allows (backpressure.max_pending); nothing was stored, repeat the request later"),
             )
             .later(retry_after),
+            Refusal::Tenant(refusal) => refusal.into(),
             Refusal::Withheld => Self {
                 withheld: true,
                 ..Self::new(Code::InvalidFields, "another item of the batch is not acceptable")
@@ -315,10 +344,29 @@ impl From<(TransactionId, ActionRefusal)> for ApiError {
     }
 }
 
+impl From<TenantRefusal> for ApiError {
+    fn from(refusal: TenantRefusal) -> Self {
+        match refusal {
+            TenantRefusal::NotAllowed(why) => Self::new(Code::NotForTenant, why),
+            TenantRefusal::TooFast(wait) => Self::new(
+                Code::TenantTooFast,
+                "the tenant has more requests per second than it may (tenants.NAME.rate_per_second); nothing was done, repeat the request later",
+            )
+            .later(wait),
+            TenantRefusal::Full { max_pending, retry_after } => Self::new(
+                Code::TenantFull,
+                format!("{max_pending} transactions of the tenant wait, which is all that it may have (tenants.NAME.max_pending); nothing was stored, repeat the request later"),
+            )
+            .later(retry_after),
+        }
+    }
+}
+
 impl From<QueryRefusal> for ApiError {
     fn from(refusal: QueryRefusal) -> Self {
         match refusal {
             QueryRefusal::Invalid(fields) => Self::fields(Code::InvalidFields, fields),
+            QueryRefusal::Tenant(refusal) => refusal.into(),
             QueryRefusal::Ledger(QueryError::Rejected(cause)) => {
                 Self::new(Code::QueryRejected, cause.to_string())
             }
@@ -340,6 +388,10 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code == Code::Unauthorized {
+            let challenge = HeaderValue::from_static("Bearer realm=\"sluicegate\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

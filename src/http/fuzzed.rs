@@ -16,6 +16,7 @@ use super::openapi::Document;
 use super::params::{self, Pairs};
 use super::transactions::Submission;
 use super::{Api, Metrics};
+use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::domain::Transaction;
 use crate::gateway::Gateway;
@@ -24,9 +25,21 @@ use crate::gateway::Gateway;
 pub(crate) struct Fuzzed(Api);
 
 impl Fuzzed {
-    pub(crate) fn new(gateway: Arc<Gateway>, metrics: Metrics, settings: &HttpSettings) -> Self {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        auth: Arc<Authenticator>,
+        metrics: Metrics,
+        settings: &HttpSettings,
+    ) -> Self {
         let tasks = tokio_util::task::TaskTracker::new();
-        Self(Api::new(gateway, metrics, settings, tasks, Document::default()))
+        Self(Api::new(
+            gateway,
+            auth,
+            metrics,
+            settings,
+            tasks,
+            Document::default(),
+        ))
     }
 
     /// A request as text: `GET` and its query, or anything else for a submission; headers, an empty line, the body.

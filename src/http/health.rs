@@ -7,9 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::caller::Who;
 use super::error::ApiError;
 use super::transactions::json;
-use crate::gateway::QueueHealth;
+use crate::gateway::{QueueHealth, Scope};
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]
@@ -78,7 +79,7 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> 
 
 /// Metrics
 ///
-/// In Prometheus' text format.
+/// In Prometheus' text format. Takes the scope `read` or `operate`, and credentials of no tenant.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -87,7 +88,8 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> 
     responses((status = 200, description = "All metrics", body = String, content_type = "text/plain",
         example = json!("# TYPE sluicegate_backlog gauge\nsluicegate_backlog{ledger=\"main\"} 17\n")))
 )]
-pub(crate) async fn metrics(State(api): State<Api>) -> Response {
+pub(crate) async fn metrics(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+    who.of_all_tenants(&[Scope::Read, Scope::Operate])?;
     let text = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, text)], api.gateway.metrics()).into_response()
+    Ok(([(header::CONTENT_TYPE, text)], api.gateway.metrics()).into_response())
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::auth::Detail;
 use super::body::{QueryBody, read_json};
 use super::caller::Who;
 use super::dto::{LaneView, LanesView, ResultView};
@@ -34,8 +35,12 @@ use crate::gateway::{Scope, Steer, SteerRefusal};
     )
 )]
 pub(crate) async fn list(State(api): State<Api>, who: Who, headers: HeaderMap) -> Result<Response, ApiError> {
-    who.with(&[Scope::Read])?;
-    let items = api.gateway.lanes().into_iter().map(LaneView::from).collect();
+    let caller = who.with(&[Scope::Read])?;
+    let lanes = api.gateway.lanes().into_iter();
+    let items = lanes
+        .filter(|lane| api.gateway.may_use(&caller, lane.name.as_str()))
+        .map(LaneView::from)
+        .collect();
     Ok(tagged(&headers, &LanesView { items }))
 }
 
@@ -64,7 +69,13 @@ pub(crate) async fn get(
     Name(name): Name,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    who.with(&[Scope::Read])?;
+    let caller = who.with(&[Scope::Read])?;
+    if !api.gateway.may_use(&caller, &name) {
+        return Err(ApiError::new(
+            Code::NoLedger,
+            format!("there is no ledger {name:?} for this tenant"),
+        ));
+    }
     let lane = api.gateway.lane(&name);
     let lane = lane.ok_or_else(|| unknown(&api, &name))?;
     Ok(tagged(&headers, &LaneView::from(lane)))
@@ -124,7 +135,7 @@ pub(crate) async fn steer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let caller = who.of_all_tenants(Scope::Operate)?;
+    let caller = who.of_all_tenants(&[Scope::Operate])?;
     let body: SteerBody = read_json(&headers, body, api.body_limits).await?;
     let steer = Steer {
         paused: body.paused,
@@ -134,7 +145,14 @@ pub(crate) async fn steer(
         batch_timeout_ms: body.batch_timeout_ms,
     };
     match api.gateway.steer(&caller, &name, steer).await {
-        Ok(lane) => Ok(json(StatusCode::OK, &LaneView::from(lane))),
+        Ok(lane) => {
+            let view = LaneView::from(lane);
+            let mut response = json(StatusCode::OK, &view);
+            let now = serde_json::to_value(&view).unwrap_or_default();
+            let detail = serde_json::json!({"paused": now["paused"], "overrides": now["overrides"]});
+            response.extensions_mut().insert(Detail(detail));
+            Ok(response)
+        }
         Err(SteerRefusal::Missing) => Err(unknown(&api, &name)),
         Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
         Err(SteerRefusal::Store(error)) => Err(error.into()),
@@ -166,9 +184,9 @@ pub(crate) async fn query(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    who.with(&[Scope::Read])?;
+    let caller = who.with(&[Scope::Read])?;
     let body: QueryBody = read_json(&headers, body, api.body_limits).await?;
     let (ledger, query) = body.into_query(&api.gateway)?;
-    let result = api.gateway.query(&ledger, &query).await?;
+    let result = api.gateway.query(&caller, &ledger, &query).await?;
     Ok(json(StatusCode::OK, &ResultView { result }))
 }

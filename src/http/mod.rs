@@ -3,11 +3,14 @@
 //! Handlers keep no state. A dropped connection drops its handler; what was handed to the store is stored
 //! all the same, and a repeat with the same idempotency key finds it.
 
+mod access;
 mod actions;
+mod auth;
 mod batch;
 mod body;
 mod caller;
 mod console;
+mod deliveries;
 mod docs;
 mod dto;
 mod error;
@@ -21,6 +24,7 @@ mod openapi;
 mod params;
 mod server;
 mod switch;
+mod tls;
 mod trace;
 mod transactions;
 mod webhooks;
@@ -44,6 +48,7 @@ use self::error::ApiError;
 use self::events::Feed;
 use self::openapi::{Document, Documented};
 use self::trace::Trace;
+use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::metrics::Metrics;
@@ -52,12 +57,14 @@ use crate::webhooks::Webhooks;
 pub use dto::show;
 pub use error::Code;
 pub use server::serve;
+pub use tls::{Tls, TlsError};
 pub use trace::TraceContext;
 
 /// What every handler has.
 #[derive(Clone)]
 pub(crate) struct Api {
     gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
     metrics: Metrics,
     body_limits: BodyLimits,
     longest_wait: Duration,
@@ -76,6 +83,7 @@ impl Api {
 
     fn new(
         gateway: Arc<Gateway>,
+        auth: Arc<Authenticator>,
         metrics: Metrics,
         settings: &HttpSettings,
         tasks: TaskTracker,
@@ -86,6 +94,7 @@ impl Api {
             streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
             heartbeat: settings.stream_heartbeat,
             gateway,
+            auth,
             metrics,
             body_limits: BodyLimits {
                 bytes: settings.max_body_bytes,
@@ -100,31 +109,27 @@ impl Api {
 /// All routes.
 pub fn router(
     gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
     metrics: Metrics,
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = api().split(settings);
-    let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
-    finish(
-        routes
-            .merge(console::pages())
-            .merge(docs::pages())
-            .merge(webhooks::routes()),
-        api,
-        settings,
-    )
+    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
+    let pages = console::pages().merge(docs::pages()).merge(access::routes());
+    finish(routes.merge(pages), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
 pub fn probes(
     gateway: Arc<Gateway>,
+    auth: Arc<Authenticator>,
     metrics: Metrics,
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = operations().split(settings);
-    let api = Api::new(gateway, metrics, settings, tasks, Document::new(&document));
+    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
     finish(routes, api, settings)
 }
 
@@ -155,6 +160,13 @@ fn api() -> Documented {
         .routes(routes!(actions::settle))
         .routes(routes!(events::of_one))
         .routes(routes!(events::all))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::read, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::read))
+        .routes(routes!(deliveries::redeliver))
+        .routes(routes!(deliveries::of_transaction))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))
@@ -163,6 +175,7 @@ fn api() -> Documented {
 /// Adds what no route stands for.
 fn finish(routes: Router<Api>, api: Api, settings: &HttpSettings) -> Router {
     let router = routes
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::guard))
         .method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         .layer(CatchPanicLayer::custom(|_| {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::error::{ApiError, Code};
 use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, TransactionId};
@@ -248,6 +249,30 @@ pub(crate) fn listing(pairs: Vec<(String, String)>, caller: &Caller) -> Result<L
         limit,
         print,
     })
+}
+
+/// The parameters of the audit log: where to go on, and how many.
+pub(crate) fn audit_page(pairs: Vec<(String, String)>) -> Result<(Option<Uuid>, usize), ApiError> {
+    let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    each_once(&pairs)?;
+    for (name, value) in pairs {
+        let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
+        match name.as_str() {
+            "limit" => {
+                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
+            }
+            "cursor" => {
+                let key = Uuid::try_parse(&value);
+                cursor =
+                    Some(key.map_err(|_| {
+                        wrong("is not a cursor; take next_cursor of the page before as it is")
+                    })?);
+            }
+            _ => return Err(wrong("is not known; there are limit and cursor")),
+        }
+    }
+    Ok((cursor, limit))
 }
 
 /// The parameters of a stream of events: conditions as in a listing.

@@ -1,55 +1,74 @@
-//! `/v1/webhooks` and `/v1/deliveries`: where a tenant wants to be told, and what became of that.
+//! `/v1/webhooks`: where a tenant wants to be told.
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::body::read_json;
 use super::caller::Who;
-use super::dto::{rfc3339, rfc3339_or_null};
+use super::dto::rfc3339;
 use super::error::{ApiError, Code};
-use super::params::{self, Name, Pairs, bad};
-use super::transactions::{json, missing, transaction_id};
-use crate::domain::{Status, Timestamp, TransactionId};
+use super::params::Name;
+use super::transactions::json;
+use crate::domain::{Status, Timestamp};
 use crate::gateway::{FieldError, Scope};
-use crate::webhooks::{
-    Attempt, CALLBACK, Delivery, DeliveryFilter, Disabled, Endpoint, EndpointChange, Progress, Secret,
-    WebhookRefusal,
-};
-
-/// The routes of this module.
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/v1/transactions/{id}/deliveries", get(deliveries_of))
-        .route("/v1/webhooks", post(create).get(list))
-        .route("/v1/webhooks/{id}", get(read).patch(change).delete(remove))
-        .route("/v1/webhooks/{id}/rotate-secret", post(rotate_secret))
-        .route("/v1/deliveries", get(deliveries))
-        .route("/v1/deliveries/{id}", get(delivery))
-        .route("/v1/deliveries/{id}/redeliver", post(redeliver))
-}
+use crate::webhooks::{CALLBACK, Disabled, Endpoint, EndpointChange, Secret, WebhookRefusal};
 
 /// Who may change where others are told.
-const WRITE: [Scope; 2] = [Scope::Submit, Scope::Operate];
+pub(super) const WRITE: [Scope; 2] = [Scope::Submit, Scope::Operate];
 
 /// How long an old secret signs beside the new one if nobody says: a day.
 const OVERLAP_SECONDS: u64 = 24 * 3_600;
 
-/// An endpoint as a client sends it.
-#[derive(Deserialize)]
+/// What a webhook is told of.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "it is described, not made")]
+enum Told {
+    Done,
+    Failed,
+}
+
+// What has to be there is optional here, so that all that is wrong can be told.
+
+/// A webhook to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
-struct WebhookBody {
+pub(super) struct WebhookBody {
+    /// Where to: `https://` or `http://`, to a public address or to one that the operator allows.
+    #[schema(required, value_type = String, format = "uri", pattern = "^https?://", max_length = 2_048)]
     url: Option<String>,
+    /// The owner's words.
+    #[schema(value_type = String, required = false, max_length = 512)]
     description: Option<String>,
+    /// Of which ends it is told; of both, if absent.
+    #[schema(value_type = Vec<Told>, required = false, min_items = 1, max_items = 2)]
     statuses: Option<Vec<Status>>,
+    /// Whether nothing is sent there for now.
+    #[schema(value_type = bool, required = false)]
+    disabled: Option<bool>,
+}
+
+/// What to change of a webhook; what is left out stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(super) struct WebhookChange {
+    /// Where to.
+    #[schema(value_type = String, required = false, format = "uri", pattern = "^https?://", max_length = 2_048)]
+    url: Option<String>,
+    /// The owner's words.
+    #[schema(value_type = String, required = false, max_length = 512)]
+    description: Option<String>,
+    /// Of which ends it is told.
+    #[schema(value_type = Vec<Told>, required = false, min_items = 1, max_items = 2)]
+    statuses: Option<Vec<Status>>,
+    /// Whether nothing is sent there.
+    #[schema(value_type = bool, required = false)]
     disabled: Option<bool>,
 }
 
@@ -64,27 +83,47 @@ impl From<WebhookBody> for EndpointChange {
     }
 }
 
+impl From<WebhookChange> for EndpointChange {
+    fn from(body: WebhookChange) -> Self {
+        Self {
+            url: body.url,
+            statuses: body.statuses,
+            description: body.description,
+            disabled: body.disabled,
+        }
+    }
+}
+
 /// How a secret is to be rotated.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
-struct RotateBody {
+pub(super) struct RotateBody {
+    /// How long the old secret signs beside the new one; a day, if absent. 0 ends it at once.
+    #[schema(value_type = u64, required = false, minimum = 0, maximum = 2_592_000)]
     overlap_seconds: Option<u64>,
 }
 
-/// An endpoint.
-#[derive(Serialize)]
-struct WebhookView<'a> {
+/// Who is told how transactions end.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub(super) struct WebhookView<'a> {
     id: &'a str,
     tenant: &'a str,
+    /// Where to; `null` for what stands for callbacks.
+    #[schema(required)]
     url: Option<&'a str>,
+    #[schema(value_type = Vec<Told>)]
     statuses: &'a [Status],
     description: &'a str,
     disabled: bool,
+    /// `by_owner`, or `gone` if it answered 410.
+    #[schema(required, value_type = Option<String>)]
     disabled_reason: Option<Disabled>,
     #[serde(serialize_with = "rfc3339")]
     created_at: Timestamp,
-    /// Told only to whoever made it.
+    /// `whsec_` and base64. Told only to whoever made, or rotated, it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     secret: Option<String>,
 }
 
@@ -104,82 +143,33 @@ impl<'a> WebhookView<'a> {
     }
 }
 
-/// All endpoints.
-#[derive(Serialize)]
-struct WebhooksView<'a> {
+/// All webhooks.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhooks)]
+pub(super) struct WebhooksView<'a> {
     items: Vec<WebhookView<'a>>,
 }
 
-/// A delivery.
-#[derive(Serialize)]
-struct DeliveryView<'a> {
-    id: String,
-    webhook: &'a str,
-    tenant: &'a str,
-    transaction_id: TransactionId,
-    url: &'a str,
-    r#type: &'static str,
-    state: &'static str,
-    /// Why it was given up.
-    error: Option<&'a str>,
-    attempts: Vec<AttemptView<'a>>,
-    #[serde(serialize_with = "rfc3339_or_null")]
-    next_attempt_at: Option<Timestamp>,
-    #[serde(serialize_with = "rfc3339")]
-    created_at: Timestamp,
-    #[serde(serialize_with = "rfc3339_or_null")]
-    finished_at: Option<Timestamp>,
+/// What the examples are made of.
+fn example_body() -> Value {
+    json!({"url": "https://erp.example/hooks/ledger", "statuses": ["done", "failed"], "description": "the ERP"})
 }
 
-#[derive(Serialize)]
-struct AttemptView<'a> {
-    #[serde(serialize_with = "rfc3339")]
-    at: Timestamp,
-    status: Option<u16>,
-    error: Option<&'a str>,
-    duration_ms: u64,
-}
-
-impl<'a> From<&'a Attempt> for AttemptView<'a> {
-    fn from(attempt: &'a Attempt) -> Self {
-        Self {
-            at: attempt.at,
-            status: attempt.status,
-            error: attempt.error.as_deref(),
-            duration_ms: attempt.duration_ms,
-        }
+fn example(with_secret: bool) -> Value {
+    let mut webhook = json!({
+        "id": "wh_01956f3e000070008000000000000000",
+        "tenant": "default",
+        "url": "https://erp.example/hooks/ledger",
+        "statuses": ["done", "failed"],
+        "description": "the ERP",
+        "disabled": false,
+        "disabled_reason": null,
+        "created_at": "2026-01-31T12:00:00.000Z",
+    });
+    if with_secret {
+        webhook["secret"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=".into();
     }
-}
-
-impl<'a> From<&'a Delivery> for DeliveryView<'a> {
-    fn from(delivery: &'a Delivery) -> Self {
-        let (next, finished, error) = match &delivery.progress {
-            Progress::Pending { due_at, .. } => (Some(*due_at), None, None),
-            Progress::Delivered { at } => (None, Some(*at), None),
-            Progress::Failed { at, reason } => (None, Some(*at), Some(reason.as_str())),
-        };
-        Self {
-            id: delivery.id().to_string(),
-            webhook: &delivery.endpoint,
-            tenant: delivery.tenant.as_str(),
-            transaction_id: delivery.transaction,
-            url: &delivery.url,
-            r#type: delivery.event(),
-            state: delivery.progress.name(),
-            error,
-            attempts: delivery.attempts.iter().map(AttemptView::from).collect(),
-            next_attempt_at: next,
-            created_at: delivery.created_at,
-            finished_at: finished,
-        }
-    }
-}
-
-/// Deliveries.
-#[derive(Serialize)]
-struct DeliveriesView<'a> {
-    items: Vec<DeliveryView<'a>>,
-    next_cursor: Option<String>,
+    webhook
 }
 
 impl From<WebhookRefusal> for ApiError {
@@ -195,8 +185,24 @@ impl From<WebhookRefusal> for ApiError {
     }
 }
 
-/// `POST /v1/webhooks`.
-async fn create(
+/// Make a webhook
+///
+/// From now on it is told how transactions of the tenant end, signed by Standard Webhooks. Its secret is told in this
+/// answer, and never again.
+#[utoipa::path(
+    post,
+    path = "/v1/webhooks",
+    operation_id = "createWebhook",
+    tag = "webhooks",
+    request_body(content = WebhookBody, description = "What it is to be", example = json!(example_body())),
+    responses(
+        (status = 201, description = "It is there", body = WebhookView, headers(
+            ("Location" = String, description = "Where it is"),
+            ("Cache-Control" = String, description = "`no-store`"),
+        ), example = json!(example(true))),
+    )
+)]
+pub(super) async fn create(
     State(api): State<Api>,
     who: Who,
     headers: HeaderMap,
@@ -212,8 +218,17 @@ async fn create(
     Ok(secret_answer(response))
 }
 
-/// `GET /v1/webhooks`.
-async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+/// List webhooks
+///
+/// All of them, without their secrets.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks",
+    operation_id = "listWebhooks",
+    tag = "webhooks",
+    responses((status = 200, description = "The webhooks", body = WebhooksView, example = json!({"items": [example(false)]})))
+)]
+pub(super) async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let endpoints = api.webhooks().endpoints(caller.tenant.as_ref()).await?;
     let items = endpoints
@@ -223,15 +238,42 @@ async fn list(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &WebhooksView { items }))
 }
 
-/// `GET /v1/webhooks/{id}`.
-async fn read(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+/// Read a webhook
+///
+/// `callback` is what stands for the `callback_url` of requests.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks/{id}",
+    operation_id = "getWebhook",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The webhook", body = WebhookView, example = json!(example(false))),
+        (status = 404, description = "SG-0024"),
+    )
+)]
+pub(super) async fn read(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let endpoint = api.webhooks().endpoint(caller.tenant.as_ref(), &id).await?;
     Ok(json(StatusCode::OK, &WebhookView::new(&endpoint, None)))
 }
 
-/// `PATCH /v1/webhooks/{id}`.
-async fn change(
+/// Change a webhook
+///
+/// What is left out stays. One that was disabled because it answered 410 is enabled again by `"disabled": false`.
+#[utoipa::path(
+    patch,
+    path = "/v1/webhooks/{id}",
+    operation_id = "changeWebhook",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "Its id")),
+    request_body(content = WebhookChange, description = "What to change", example = json!({"disabled": false})),
+    responses(
+        (status = 200, description = "The webhook as it is now", body = WebhookView, example = json!(example(false))),
+        (status = 404, description = "SG-0024"),
+    )
+)]
+pub(super) async fn change(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
@@ -239,7 +281,7 @@ async fn change(
     body: Body,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
-    let body: WebhookBody = read_json(&headers, body, api.body_limits).await?;
+    let body: WebhookChange = read_json(&headers, body, api.body_limits).await?;
     let endpoint = api
         .webhooks()
         .change(caller.tenant.as_ref(), &id, body.into())
@@ -247,15 +289,45 @@ async fn change(
     Ok(json(StatusCode::OK, &WebhookView::new(&endpoint, None)))
 }
 
-/// `DELETE /v1/webhooks/{id}`.
-async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+/// Remove a webhook
+///
+/// What waits for it fails when it is its turn. One that the operator configured cannot be removed here.
+#[utoipa::path(
+    delete,
+    path = "/v1/webhooks/{id}",
+    operation_id = "removeWebhook",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "SG-0024"),
+        (status = 422, description = "SG-0002"),
+    )
+)]
+pub(super) async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
     api.webhooks().remove(caller.tenant.as_ref(), &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /v1/webhooks/{id}/rotate-secret`; without a body, with the usual overlap.
-async fn rotate_secret(
+/// Rotate a webhook's secret
+///
+/// Answers the new one, which is never told again. Until the overlap has passed the old one signs as well, so that the
+/// receiver may change over at any moment. Without a body, the overlap is a day.
+#[utoipa::path(
+    post,
+    path = "/v1/webhooks/{id}/rotate-secret",
+    operation_id = "rotateWebhookSecret",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "Its id, or `callback` for the secret of `callback_url`s")),
+    request_body(content = RotateBody, description = "How long the old one signs", example = json!({"overlap_seconds": 86_400})),
+    responses(
+        (status = 200, description = "The webhook with its new secret", body = WebhookView,
+            headers(("Cache-Control" = String, description = "`no-store`")), example = json!(example(true))),
+        (status = 404, description = "SG-0024"),
+    )
+)]
+pub(super) async fn rotate_secret(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
@@ -287,100 +359,4 @@ fn secret_answer(mut response: Response) -> Response {
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(header::CACHE_CONTROL, no_store);
     response
-}
-
-/// `GET /v1/deliveries`.
-async fn deliveries(State(api): State<Api>, who: Who, Pairs(pairs): Pairs) -> Result<Response, ApiError> {
-    let caller = who.with(&[Scope::Read])?;
-    let (filter, cursor, limit) = listing(pairs)?;
-    let bound = print(&filter);
-    let below = cursor.map(|cursor| read_cursor(&cursor, bound)).transpose()?;
-    let page = api
-        .webhooks()
-        .deliveries(caller.tenant.as_ref(), &filter, below, limit)
-        .await?;
-    let view = DeliveriesView {
-        items: page.items.iter().map(DeliveryView::from).collect(),
-        next_cursor: page
-            .next
-            .map(|key| URL_SAFE_NO_PAD.encode([&bound, key.as_bytes()].concat())),
-    };
-    Ok(json(StatusCode::OK, &view))
-}
-
-/// `GET /v1/deliveries/{id}`.
-async fn delivery(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
-    let caller = who.with(&[Scope::Read])?;
-    let delivery = api.webhooks().delivery(caller.tenant.as_ref(), &id).await?;
-    Ok(json(StatusCode::OK, &DeliveryView::from(&delivery)))
-}
-
-/// `GET /v1/transactions/{id}/deliveries`.
-async fn deliveries_of(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
-    let caller = who.with(&[Scope::Read])?;
-    let id = transaction_id(&id)?;
-    api.gateway.get(&caller, id).await?.ok_or_else(|| missing(id))?;
-    let deliveries = api.webhooks().deliveries_of(caller.tenant.as_ref(), id).await?;
-    let view = DeliveriesView {
-        items: deliveries.iter().map(DeliveryView::from).collect(),
-        next_cursor: None,
-    };
-    Ok(json(StatusCode::OK, &view))
-}
-
-/// `POST /v1/deliveries/{id}/redeliver`.
-async fn redeliver(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
-    let caller = who.with(&WRITE)?;
-    let delivery = api.webhooks().redeliver(caller.tenant.as_ref(), &id).await?;
-    Ok(json(StatusCode::ACCEPTED, &DeliveryView::from(&delivery)))
-}
-
-fn listing(pairs: Vec<(String, String)>) -> Result<(DeliveryFilter, Option<String>, usize), ApiError> {
-    let mut filter = DeliveryFilter::default();
-    let (mut cursor, mut limit) = (None, params::DEFAULT_LIMIT);
-    params::each_once(&pairs)?;
-    for (name, value) in pairs {
-        let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
-        match name.as_str() {
-            "webhook" => filter.webhook = Some(value),
-            "transaction" => {
-                let id = value
-                    .parse()
-                    .map_err(|_| wrong("must be the id of a transaction"))?;
-                filter.transaction = Some(id);
-            }
-            "state" => {
-                let states = ["pending", "delivered", "failed"];
-                let state = states.into_iter().find(|state| *state == value);
-                filter.state = Some(state.ok_or_else(|| wrong("must be pending, delivered or failed"))?);
-            }
-            "limit" => limit = params::read_limit(&value).ok_or_else(|| wrong(params::LIMIT))?,
-            "cursor" => cursor = Some(value),
-            _ => {
-                return Err(wrong(
-                    "is not known; there are webhook, transaction, state, limit and cursor",
-                ));
-            }
-        }
-    }
-    Ok((filter, cursor, limit))
-}
-
-/// What stands for a filter in a cursor.
-fn print(filter: &DeliveryFilter) -> [u8; 8] {
-    let words = format!("{:?} {:?} {:?}", filter.webhook, filter.transaction, filter.state);
-    let mut print = [0; 8];
-    print.copy_from_slice(&Sha256::digest(words)[..8]);
-    print
-}
-
-fn read_cursor(text: &str, bound: [u8; 8]) -> Result<String, ApiError> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
-    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&bound));
-    let key = key.and_then(|key| String::from_utf8(key.to_vec()).ok());
-    // A store takes such keys only.
-    key.filter(|key| !key.is_empty() && key.len() <= 512 && !key.contains('\0')).ok_or_else(|| {
-        let words = "is not a cursor of this search; take next_cursor of the page before as it is, with the same parameters";
-        bad("#query/cursor", words)
-    })
 }

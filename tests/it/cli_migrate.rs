@@ -24,16 +24,16 @@ async fn tables_are_made_once_and_a_check_makes_none() {
         let ended = migrate(&url, &["--check"]).await.expect(1);
         assert_eq!(
             ended.out,
-            "outstanding: 1 transactions\noutstanding: 2 checkpoints\n"
+            "outstanding: 1 transactions\noutstanding: 2 checkpoints\noutstanding: 3 tenants\n"
         );
     }
     let ended = migrate(&url, &[]).await.expect(0);
     assert_eq!(
         ended.out,
-        "migrated: 1 transactions\nmigrated: 2 checkpoints\nup to date: schema 2\n"
+        "migrated: 1 transactions\nmigrated: 2 checkpoints\nmigrated: 3 tenants\nup to date: schema 3\n"
     );
     for words in [&[][..], &["--check"]] {
-        assert_eq!(migrate(&url, words).await.expect(0).out, "up to date: schema 2\n");
+        assert_eq!(migrate(&url, words).await.expect(0).out, "up to date: schema 3\n");
     }
 }
 

@@ -6,6 +6,9 @@
 )]
 
 mod accept;
+mod access;
+mod access_tenants;
+mod access_tokens;
 mod actions;
 mod attempts;
 mod backpressure;
@@ -18,6 +21,7 @@ mod bad_values;
 mod basics;
 mod batch;
 mod cli_client;
+mod cli_keys;
 mod cli_migrate;
 mod cli_server;
 mod cli_store;
@@ -57,6 +61,7 @@ mod schemathesis;
 mod small_disk;
 mod steering;
 mod support;
+mod tls;
 mod waiting;
 mod webhooks;
 mod webhooks_api;

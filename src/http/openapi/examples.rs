@@ -223,6 +223,52 @@ pub(crate) fn lane() -> Value {
     })
 }
 
+const WEBHOOK: &str = "wh_019c1234567890abcdef1234567890ab";
+
+/// A webhook, with its secret or without.
+pub(crate) fn webhook(secret: bool) -> Value {
+    let mut webhook = json!({
+        "id": WEBHOOK,
+        "tenant": "default",
+        "url": "https://erp.example.com/hooks/ledger",
+        "statuses": ["done", "failed"],
+        "description": "",
+        "disabled": false,
+        "disabled_reason": null,
+        "created_at": "2026-01-31T12:00:00.000Z",
+    });
+    if secret {
+        webhook["secret"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into();
+    }
+    webhook
+}
+
+/// A delivery that was made at the second try.
+pub(crate) fn delivery() -> Value {
+    json!({
+        "id": format!("dlv_{ID}_{WEBHOOK}"),
+        "webhook": WEBHOOK,
+        "tenant": "default",
+        "transaction_id": ID,
+        "url": "https://erp.example.com/hooks/ledger",
+        "type": "transaction.done",
+        "state": "delivered",
+        "error": null,
+        "attempts": [
+            {"at": "2026-01-31T12:00:00.800Z", "status": 503, "error": "the receiver answered 503", "duration_ms": 41},
+            {"at": "2026-01-31T12:00:06.100Z", "status": 204, "error": null, "duration_ms": 12},
+        ],
+        "next_attempt_at": null,
+        "created_at": "2026-01-31T12:00:00.745Z",
+        "finished_at": "2026-01-31T12:00:06.112Z",
+    })
+}
+
+/// Deliveries.
+pub(crate) fn deliveries() -> Value {
+    json!({"items": [delivery()], "next_cursor": null})
+}
+
 /// A call that changes nothing.
 pub(crate) fn query() -> Value {
     json!({"ledger": "main", "contract": "token", "function": "BalanceOf", "args": ["tomoko"]})

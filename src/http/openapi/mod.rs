@@ -38,6 +38,7 @@ a problem document (RFC 9457) with a stable `code`.";
     tags(
         (name = "transactions", description = "Submit, follow and find transactions"),
         (name = "events", description = "Follow what changes"),
+        (name = "webhooks", description = "Be told of what has settled"),
         (name = "ledgers", description = "Ask ledgers, and see how their lanes do"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
@@ -138,6 +139,10 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
             problems::describe(path, operation);
             complete_parameters(operation, settings);
+            let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
+            if let Some(schema) = body {
+                drop_null(schema);
+            }
             let responses = operation.get_mut("responses").and_then(Value::as_object_mut);
             for (status, response) in responses.into_iter().flatten() {
                 add_headers(status, response);
@@ -170,7 +175,7 @@ fn complete_parameters(operation: &mut Value, settings: &HttpSettings) {
     operation["parameters"] = all.into();
 }
 
-/// What a type calls optional may be null in JSON. A parameter is left out instead.
+/// What a type calls optional may be null in JSON. A parameter, or a body, is left out instead.
 fn drop_null(schema: &mut Value) {
     if let Some([Value::String(kind), null]) = schema["type"].as_array().map(Vec::as_slice)
         && null == "null"

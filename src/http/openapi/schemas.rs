@@ -82,6 +82,10 @@ pub(crate) struct Transient;
 pub(crate) struct ConflictKey;
 /// The caller's own labels.
 pub(crate) struct Labels;
+/// A status that is final.
+pub(crate) struct SettledStatus;
+/// How far a delivery is.
+pub(crate) struct DeliveryState;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -99,6 +103,10 @@ schema! {
         .max_properties(Some(32))
         .property_names(Some(short(1, 64)))
         .additional_properties(Some(short(0, 512)));
+    /// A status that is final.
+    SettledStatus => one_of(["done", "failed"]);
+    /// `pending` until it is `delivered`, or given up as `failed`.
+    DeliveryState => one_of(["pending", "delivered", "failed"]);
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }

@@ -4,7 +4,7 @@
 //! data/lock            held while a process uses the folder; holds its process id
 //! data/store.redb      the store (a folder `store.sled` with the other engine)
 //! data/ledger-NAME.…   the chain of a simulator ledger
-//! data/control.sock    where a running gateway takes orders from this machine (`sluicegate backup`)
+//! data/control.sock    where a running gateway takes orders from this machine (`sluicegate backup`, `keys`)
 //! data/*.seal          what the file beside it was when it was closed
 //! ```
 //!

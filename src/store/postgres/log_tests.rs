@@ -24,10 +24,10 @@ async fn insert(store: &PostgresStore) -> Transaction {
     tx
 }
 
-/// A server of its own: nothing but what the test does holds up the log.
+/// A server of its own, where nothing but what the test does holds up the log.
 #[tokio::test]
 async fn what_commits_late_is_told_late_and_not_skipped() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["autovacuum=off"]);
     let url = server.database();
     let settings = settings(&url);
     let (one, other) = (node(&settings).await, node(&settings).await);
@@ -77,7 +77,7 @@ fn now_and(seconds: u64) -> crate::domain::Timestamp {
 
 #[tokio::test]
 async fn a_copy_of_the_database_begins_a_log_of_its_own() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["autovacuum=off"]);
     let settings_of = |name: &str| settings(&server.url(name));
     let url = server.database();
     let name = url.rsplit('/').next().expect("a name").to_owned();

@@ -1,0 +1,271 @@
+//! `/v1/keys`, `/v1/whoami` and `/v1/audit`: who may do what, and who did.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{delete, get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Api;
+use super::auth::Audited;
+use super::body::read_json;
+use super::caller::Who;
+use super::dto::{rfc3339, rfc3339_or_null};
+use super::error::{ApiError, Code};
+use super::params::{self, Name, Pairs};
+use super::transactions::json;
+use crate::audit::Entry;
+use crate::auth::{ApiKey, KeyError, NewKey};
+use crate::domain::{TenantName, Timestamp};
+use crate::gateway::{FieldError, Scope, Scopes};
+
+const DAY: u64 = 24 * 60 * 60;
+const MOST_DAYS: u32 = 3_650;
+
+/// A key as a client asks for it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(crate) struct KeyBody {
+    name: Option<String>,
+    tenant: Option<String>,
+    scopes: Option<Vec<String>>,
+    expires_in_days: Option<u32>,
+}
+
+impl KeyBody {
+    /// What is asked for, or all that is wrong with it.
+    fn into_key(self) -> Result<NewKey, ApiError> {
+        let mut faults = Vec::new();
+        let mut fault = |pointer: &str, detail: String| {
+            faults.push(FieldError {
+                pointer: pointer.to_owned(),
+                detail,
+            });
+        };
+        if self.name.is_none() {
+            fault("/name", "is missing".to_owned());
+        }
+        let tenant = self.tenant.map(|name| {
+            TenantName::new(&name)
+                .ok_or("must be 1 to 64 of a-z, 0-9, _ and -, starting with a letter or digit")
+        });
+        let tenant = tenant.transpose().unwrap_or_else(|detail| {
+            fault("/tenant", detail.to_owned());
+            None
+        });
+        let scopes: Option<Scopes> = self.scopes.map(|names| {
+            let read = names.iter().enumerate().filter_map(|(index, name)| {
+                let scope = Scope::parse(name);
+                if scope.is_none() {
+                    fault(
+                        &format!("/scopes/{index}"),
+                        "must be submit, read or operate".to_owned(),
+                    );
+                }
+                scope
+            });
+            read.collect()
+        });
+        if scopes.is_none() {
+            fault("/scopes", "is missing".to_owned());
+        }
+        if self
+            .expires_in_days
+            .is_some_and(|days| !(1..=MOST_DAYS).contains(&days))
+        {
+            fault("/expires_in_days", format!("must be 1 to {MOST_DAYS}"));
+        }
+        match (self.name, scopes) {
+            (Some(name), Some(scopes)) if faults.is_empty() => Ok(NewKey {
+                name,
+                tenant,
+                scopes,
+                lasts: self
+                    .expires_in_days
+                    .map(|days| Duration::from_secs(u64::from(days) * DAY)),
+            }),
+            _ => Err(ApiError::fields(Code::InvalidFields, faults)),
+        }
+    }
+}
+
+/// A key.
+#[derive(Serialize)]
+pub(crate) struct KeyView<'a> {
+    id: &'a str,
+    name: &'a str,
+    tenant: Option<&'a str>,
+    scopes: Vec<&'static str>,
+    #[serde(serialize_with = "rfc3339")]
+    created_at: Timestamp,
+    #[serde(serialize_with = "rfc3339_or_null")]
+    expires_at: Option<Timestamp>,
+    #[serde(serialize_with = "rfc3339_or_null")]
+    revoked_at: Option<Timestamp>,
+    created_by: &'a str,
+    /// The token, once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+}
+
+impl<'a> KeyView<'a> {
+    fn of(key: &'a ApiKey, token: Option<&'a str>) -> Self {
+        Self {
+            id: &key.id,
+            name: &key.name,
+            tenant: key.tenant.as_ref().map(TenantName::as_str),
+            scopes: names(key.scopes),
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            revoked_at: key.revoked_at,
+            created_by: &key.created_by,
+            key: token,
+        }
+    }
+}
+
+fn names(scopes: Scopes) -> Vec<&'static str> {
+    scopes.iter().map(Scope::as_str).collect()
+}
+
+/// Keys, newest first.
+#[derive(Serialize)]
+pub(crate) struct KeysView<'a> {
+    items: Vec<KeyView<'a>>,
+}
+
+/// Who the gateway takes a caller for.
+#[derive(Serialize)]
+pub(crate) struct WhoView<'a> {
+    subject: &'a str,
+    tenant: Option<&'a str>,
+    scopes: Vec<&'static str>,
+}
+
+/// Something that was done.
+#[derive(Serialize)]
+pub(crate) struct EntryView<'a> {
+    #[serde(serialize_with = "rfc3339")]
+    at: Timestamp,
+    who: &'a str,
+    tenant: Option<&'a str>,
+    from: Option<String>,
+    action: &'a str,
+    target: &'a str,
+    detail: Option<&'a Value>,
+}
+
+/// A page of the audit log, newest first.
+#[derive(Serialize)]
+pub(crate) struct AuditView<'a> {
+    items: Vec<EntryView<'a>>,
+    next_cursor: Option<&'a str>,
+}
+
+/// The routes of this module.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/keys", post(create_key).get(list_keys))
+        .route("/v1/keys/{id}", delete(revoke_key))
+        .route("/v1/whoami", get(whoami))
+        .route("/v1/audit", get(audit))
+}
+
+/// `POST /v1/keys`.
+pub(crate) async fn create_key(
+    State(api): State<Api>,
+    who: Who,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let caller = who.of_all_tenants(&[Scope::Operate])?;
+    let body: KeyBody = read_json(&headers, body, api.body_limits).await?;
+    let (key, token) = api.auth.keys().create(&caller, body.into_key()?).await?;
+    let mut response = json(StatusCode::CREATED, &KeyView::of(&key, Some(&token)));
+    // It holds a secret.
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(Audited);
+    Ok(response)
+}
+
+/// `GET /v1/keys`.
+pub(crate) async fn list_keys(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
+    who.of_all_tenants(&[Scope::Operate])?;
+    let keys = api.auth.keys().list().await?;
+    let items = keys.iter().map(|key| KeyView::of(key, None)).collect();
+    Ok(json(StatusCode::OK, &KeysView { items }))
+}
+
+/// `DELETE /v1/keys/{id}`: revokes it. The key stays listed.
+pub(crate) async fn revoke_key(
+    State(api): State<Api>,
+    who: Who,
+    Name(id): Name,
+) -> Result<Response, ApiError> {
+    let caller = who.of_all_tenants(&[Scope::Operate])?;
+    let key = api.auth.keys().revoke(&caller, &id).await?;
+    let mut response = json(StatusCode::OK, &KeyView::of(&key, None));
+    response.extensions_mut().insert(Audited);
+    Ok(response)
+}
+
+/// `GET /v1/whoami`.
+pub(crate) async fn whoami(Who(caller): Who) -> Response {
+    let view = WhoView {
+        subject: &caller.subject,
+        tenant: caller.tenant.as_ref().map(TenantName::as_str),
+        scopes: names(caller.scopes),
+    };
+    json(StatusCode::OK, &view)
+}
+
+/// `GET /v1/audit`.
+pub(crate) async fn audit(
+    State(api): State<Api>,
+    who: Who,
+    Pairs(pairs): Pairs,
+) -> Result<Response, ApiError> {
+    who.of_all_tenants(&[Scope::Operate])?;
+    let (cursor, limit) = params::audit_page(pairs)?;
+    // One more, to know whether there is more.
+    let mut found = api.gateway.audit().list(cursor, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let view = AuditView {
+        items: found.iter().map(|(_, entry)| entry_view(entry)).collect(),
+        next_cursor: found.last().filter(|_| more).map(|(key, _)| key.as_str()),
+    };
+    Ok(json(StatusCode::OK, &view))
+}
+
+fn entry_view(entry: &Entry) -> EntryView<'_> {
+    EntryView {
+        at: entry.at,
+        who: &entry.who,
+        tenant: entry.tenant.as_ref().map(TenantName::as_str),
+        from: entry.from.map(|from| from.to_string()),
+        action: &entry.action,
+        target: &entry.target,
+        detail: entry.detail.as_ref(),
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeyError::Name => Self::field(Code::InvalidFields, "/name", detail),
+            KeyError::Scopes => Self::field(Code::InvalidFields, "/scopes", detail),
+            KeyError::Missing => Self::new(Code::NoKey, detail),
+            KeyError::Random(_) => Self::new(Code::Internal, detail),
+            KeyError::Store(error) => error.into(),
+        }
+    }
+}
