@@ -64,6 +64,7 @@ mod support;
 mod tls;
 mod waiting;
 mod webhooks;
+mod webhooks_access;
 mod webhooks_api;
 mod webhooks_backlog;
 mod webhooks_targets;
