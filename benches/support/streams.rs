@@ -30,7 +30,12 @@ pub async fn streams(count: usize, quiet: Duration, block_after: Duration) -> Me
     let post = |ledger: &str| {
         let request = json!({"ledger": ledger, "contract": "counter", "function": "Add", "args": ["c", 1],
                              "metadata": {"for": "followers"}});
-        let record = body(&ask(&server.address, "POST", "/v1/transactions", &request.to_string()));
+        let record = body(&ask(
+            &server.address,
+            "POST",
+            "/v1/transactions",
+            &request.to_string(),
+        ));
         record["id"].as_str().expect("an id").to_owned()
     };
     let posted = Instant::now();
@@ -62,7 +67,11 @@ pub async fn streams(count: usize, quiet: Duration, block_after: Duration) -> Me
     let accepted = idle.answers + loaded.answers + 2;
     everything_took_effect(&server, accepted).await;
     Measured {
-        note: format!("all told between {:.1} and {:.1} s", first.as_secs_f64(), last.as_secs_f64()),
+        note: format!(
+            "all told between {:.1} and {:.1} s",
+            first.as_secs_f64(),
+            last.as_secs_f64()
+        ),
         peak_mib: bounded(&server),
         drained: None,
         idle,

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Audited;
@@ -17,6 +16,8 @@ use super::body::read_json;
 use super::caller::Who;
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::error::{ApiError, Code};
+use super::openapi::examples;
+use super::openapi::schemas::{AnyJson, ScopeName};
 use super::params::{self, Name, Pairs};
 use super::transactions::json;
 use crate::audit::Entry;
@@ -28,12 +29,21 @@ const DAY: u64 = 24 * 60 * 60;
 const MOST_DAYS: u32 = 3_650;
 
 /// A key as a client asks for it.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
+#[schema(as = NewKey)]
 pub(crate) struct KeyBody {
+    /// What it is for, in the operator's words.
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     name: Option<String>,
+    /// The tenant that it belongs to. Without one it sees the records of all.
+    #[schema(value_type = TenantName, required = false)]
     tenant: Option<String>,
+    /// What it may do.
+    #[schema(value_type = Vec<ScopeName>, required = true, min_items = 1, max_items = 3)]
     scopes: Option<Vec<String>>,
+    /// After so many days it is good for nothing; without it, never.
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 3_650)]
     expires_in_days: Option<u32>,
 }
 
@@ -95,21 +105,27 @@ impl KeyBody {
 }
 
 /// A key.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 pub(crate) struct KeyView<'a> {
     id: &'a str,
     name: &'a str,
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    #[schema(value_type = Vec<ScopeName>)]
     scopes: Vec<&'static str>,
     #[serde(serialize_with = "rfc3339")]
     created_at: Timestamp,
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     expires_at: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     revoked_at: Option<Timestamp>,
     created_by: &'a str,
-    /// The token, once.
+    /// The token: in the answer that makes it, and never again.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     key: Option<&'a str>,
 }
 
@@ -134,49 +150,62 @@ fn names(scopes: Scopes) -> Vec<&'static str> {
 }
 
 /// Keys, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Keys)]
 pub(crate) struct KeysView<'a> {
     items: Vec<KeyView<'a>>,
 }
 
 /// Who the gateway takes a caller for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Caller)]
 pub(crate) struct WhoView<'a> {
     subject: &'a str,
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    #[schema(value_type = Vec<ScopeName>)]
     scopes: Vec<&'static str>,
 }
 
 /// Something that was done.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
 pub(crate) struct EntryView<'a> {
     #[serde(serialize_with = "rfc3339")]
     at: Timestamp,
     who: &'a str,
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    #[schema(required)]
     from: Option<String>,
+    /// A method and a route.
     action: &'a str,
     target: &'a str,
+    #[schema(required, value_type = AnyJson)]
     detail: Option<&'a Value>,
 }
 
 /// A page of the audit log, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditPage)]
 pub(crate) struct AuditView<'a> {
     items: Vec<EntryView<'a>>,
+    #[schema(required)]
     next_cursor: Option<&'a str>,
 }
 
-/// The routes of this module.
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/v1/keys", post(create_key).get(list_keys))
-        .route("/v1/keys/{id}", delete(revoke_key))
-        .route("/v1/whoami", get(whoami))
-        .route("/v1/audit", get(audit))
-}
-
-/// `POST /v1/keys`.
+/// Make a key
+///
+/// The answer holds the token, once: what is stored is its hash. Takes the scope `operate`, and credentials of no tenant.
+/// With the first key, everybody needs one.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    operation_id = "createKey",
+    tag = "access",
+    request_body(content = KeyBody, description = "The key", example = json!({"name": "erp", "tenant": "acme", "scopes": ["submit", "read"], "expires_in_days": 90})),
+    responses((status = 201, description = "The key, with its token", body = KeyView, example = json!(examples::key(true))))
+)]
 pub(crate) async fn create_key(
     State(api): State<Api>,
     who: Who,
@@ -195,7 +224,16 @@ pub(crate) async fn create_key(
     Ok(response)
 }
 
-/// `GET /v1/keys`.
+/// List keys
+///
+/// Also those that have expired or were revoked. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    operation_id = "listKeys",
+    tag = "access",
+    responses((status = 200, description = "All keys, without their tokens", body = KeysView, example = json!({"items": [examples::key(false)]})))
+)]
 pub(crate) async fn list_keys(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     who.of_all_tenants(&[Scope::Operate])?;
     let keys = api.auth.keys().list().await?;
@@ -203,7 +241,20 @@ pub(crate) async fn list_keys(State(api): State<Api>, who: Who) -> Result<Respon
     Ok(json(StatusCode::OK, &KeysView { items }))
 }
 
-/// `DELETE /v1/keys/{id}`: revokes it. The key stays listed.
+/// Revoke a key
+///
+/// From now on it is refused: here at once, on other nodes within two seconds. It stays listed.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{id}",
+    operation_id = "revokeKey",
+    tag = "access",
+    params(("id" = String, Path, description = "Its id: the eight characters after `sg_`", example = "ab12cd34")),
+    responses(
+        (status = 200, description = "The key, revoked", body = KeyView, example = json!(examples::key(false))),
+        (status = 404, description = "SG-0025"),
+    )
+)]
 pub(crate) async fn revoke_key(
     State(api): State<Api>,
     who: Who,
@@ -216,7 +267,16 @@ pub(crate) async fn revoke_key(
     Ok(response)
 }
 
-/// `GET /v1/whoami`.
+/// Who am I
+///
+/// Whom the gateway takes these credentials for, and what they may do.
+#[utoipa::path(
+    get,
+    path = "/v1/whoami",
+    operation_id = "whoAmI",
+    tag = "access",
+    responses((status = 200, description = "The caller", body = WhoView, example = json!({"subject": "key:ab12cd34", "tenant": "acme", "scopes": ["submit", "read"]})))
+)]
 pub(crate) async fn whoami(Who(caller): Who) -> Response {
     let view = WhoView {
         subject: &caller.subject,
@@ -226,7 +286,21 @@ pub(crate) async fn whoami(Who(caller): Who) -> Response {
     json(StatusCode::OK, &view)
 }
 
-/// `GET /v1/audit`.
+/// Read the audit log
+///
+/// What operators did, newest first. Takes the scope `operate`, and credentials of no tenant. Who brought a transaction
+/// stands in its record.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    operation_id = "listAudit",
+    tag = "access",
+    params(
+        ("limit" = Option<u32>, Query, description = "How many at most; 50 unless you say so", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = AuditView, example = json!(examples::audit())))
+)]
 pub(crate) async fn audit(
     State(api): State<Api>,
     who: Who,

@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
@@ -37,7 +37,7 @@ impl PartialSchema for BatchItem {
         let mut schema = SubmitBody::schema();
         if let RefOr::T(Schema::Object(item)) = &mut schema {
             let key = ObjectBuilder::new()
-                .schema_type(Type::String)
+                .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
                 .min_length(Some(1))
                 .max_length(Some(255))
                 .pattern(Some("^[!-~]+$"))

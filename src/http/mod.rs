@@ -116,8 +116,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
-    let pages = console::pages().merge(docs::pages()).merge(access::routes());
-    finish(routes.merge(pages), api, settings)
+    finish(routes.merge(console::pages()).merge(docs::pages()), api, settings)
 }
 
 /// Probes and metrics only: for a process that takes no requests.
@@ -170,6 +169,10 @@ fn api() -> Documented {
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))
+        .routes(routes!(access::create_key, access::list_keys))
+        .routes(routes!(access::revoke_key))
+        .routes(routes!(access::whoami))
+        .routes(routes!(access::audit))
 }
 
 /// Adds what no route stands for.

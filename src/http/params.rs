@@ -259,8 +259,7 @@ pub(crate) fn audit_page(pairs: Vec<(String, String)>) -> Result<(Option<Uuid>, 
         let wrong = |detail: &str| bad(&format!("#query/{name}"), detail);
         match name.as_str() {
             "limit" => {
-                let number = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = number.ok_or_else(|| wrong(&format!("must be 1 to {MAX_LIMIT}")))?;
+                limit = read_limit(&value).ok_or_else(|| wrong(LIMIT))?;
             }
             "cursor" => {
                 let key = Uuid::try_parse(&value);

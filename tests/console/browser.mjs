@@ -69,6 +69,11 @@ export async function submit(body, { key, wait = false } = {}) {
   return answer.body;
 }
 
+/** A moment until which nothing here waits. */
+export function tomorrow() {
+  return new Date(Date.now() + 86_400_000).toISOString();
+}
+
 export async function close() {
   await browser?.close();
 }

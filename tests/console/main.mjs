@@ -2,7 +2,8 @@
 
 import assert from 'node:assert/strict';
 import axe from 'axe-core';
-import { api, base, check, close, eventually, open, submit } from './browser.mjs';
+import { api, base, check, close, eventually, open, submit, tomorrow } from './browser.mjs';
+import { take } from './pictures.mjs';
 import { seed } from './seed.mjs';
 
 const rows = (page) => page.locator('.row:not([hidden])');
@@ -140,9 +141,8 @@ await check('the keyboard is enough', async () => {
   await page.keyboard.press('j');
   await page.keyboard.press('k');
   await page.keyboard.press('ArrowDown');
-  const second = await page.locator('.row[aria-selected="true"]').getAttribute('aria-rowindex');
   // The heading is a row, too.
-  assert.equal(second, '3');
+  await page.locator('.row[aria-selected="true"][aria-rowindex="3"]').waitFor();
   const id = (await page.locator('[role="grid"]').getAttribute('aria-activedescendant')).slice(2);
   await page.keyboard.press('Enter');
   await eventually('opened', () => page.url().endsWith(`#/tx/${id}`));
@@ -182,7 +182,7 @@ await check('a failed one is run again, linked to the old one', async () => {
 });
 
 await check('one that waits is cancelled, and the page says so at once', async () => {
-  const { id } = await submit({ ...add('later'), not_before: '2199-01-01T00:00:00Z' });
+  const { id } = await submit({ ...add('later'), not_before: tomorrow() });
   await page.goto(`${base}/#/tx/${id}`);
   await page.getByRole('button', { name: 'Cancel…' }).click();
   const dialog = page.getByRole('dialog', { name: 'Cancel this transaction?' });
@@ -250,4 +250,8 @@ for (const scheme of ['light', 'dark']) {
   }
 }
 
+if (process.argv[3]) {
+  const worth = (one) => Math.abs(one.attempts - 4);
+  await take(process.argv[3], seeded.reduce((best, one) => (worth(one) < worth(best) ? one : best)).id);
+}
 await close();

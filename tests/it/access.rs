@@ -157,57 +157,82 @@ async fn i10_credentials_that_are_none_are_told_apart() {
     app.leave().await;
 }
 
-/// Every route below `/v1`, and who may use it. A route that is missing here fails the test of the routes.
-const ROUTES: [(&str, &str, &[&str], bool); 18] = [
+/// Every route that asks who calls: which scopes open it, any one of them, and whether credentials of one tenant will do.
+const ROUTES: [(&str, &str, &[&str], bool); 29] = [
     ("POST", "/v1/transactions", &["submit"], true),
     ("POST", "/v1/transactions/batch", &["submit"], true),
     ("GET", "/v1/transactions", &["read"], true),
-    (
-        "GET",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b",
-        &["read"],
-        true,
-    ),
-    (
-        "GET",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b/attempts",
-        &["read"],
-        true,
-    ),
+    ("GET", "/v1/transactions/{id}", &["read"], true),
+    ("GET", "/v1/transactions/{id}/attempts", &["read"], true),
+    ("GET", "/v1/transactions/{id}/events", &["read"], true),
+    ("GET", "/v1/transactions/{id}/deliveries", &["read"], true),
     (
         "POST",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b/cancel",
+        "/v1/transactions/{id}/cancel",
         &["submit", "operate"],
         true,
     ),
     (
         "POST",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b/retry",
+        "/v1/transactions/{id}/retry",
         &["submit", "operate"],
         true,
     ),
-    (
-        "POST",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b/settle",
-        &["operate"],
-        true,
-    ),
-    (
-        "GET",
-        "/v1/transactions/01a1ff2d-47d0-7269-b9af-479c28b17c4b/events",
-        &["read"],
-        true,
-    ),
+    ("POST", "/v1/transactions/{id}/settle", &["operate"], true),
     ("GET", "/v1/events", &["read"], true),
     ("POST", "/v1/query", &["read"], true),
     ("GET", "/v1/ledgers", &["read"], true),
-    ("GET", "/v1/ledgers/main", &["read"], true),
+    ("GET", "/v1/ledgers/{name}", &["read"], true),
+    ("PATCH", "/v1/ledgers/{name}", &["operate"], false),
+    ("POST", "/v1/webhooks", &["submit", "operate"], true),
+    ("GET", "/v1/webhooks", &["read"], true),
+    ("GET", "/v1/webhooks/{id}", &["read"], true),
+    ("PATCH", "/v1/webhooks/{id}", &["submit", "operate"], true),
+    ("DELETE", "/v1/webhooks/{id}", &["submit", "operate"], true),
+    (
+        "POST",
+        "/v1/webhooks/{id}/rotate-secret",
+        &["submit", "operate"],
+        true,
+    ),
+    ("GET", "/v1/deliveries", &["read"], true),
+    ("GET", "/v1/deliveries/{id}", &["read"], true),
+    (
+        "POST",
+        "/v1/deliveries/{id}/redeliver",
+        &["submit", "operate"],
+        true,
+    ),
     ("POST", "/v1/keys", &["operate"], false),
     ("GET", "/v1/keys", &["operate"], false),
-    ("DELETE", "/v1/keys/aaaaaaaa", &["operate"], false),
+    ("DELETE", "/v1/keys/{id}", &["operate"], false),
     ("GET", "/v1/audit", &["operate"], false),
     ("GET", "/metrics", &["read", "operate"], false),
 ];
+
+/// The routes of the API's document that are for everybody, whatever the credentials.
+const FOR_EVERYBODY: [&str; 4] = ["/livez", "/readyz", "/openapi.json", "/v1/whoami"];
+
+#[tokio::test]
+async fn no_route_of_the_document_is_missing_in_the_table() {
+    let app = TestApp::start().await;
+    let document = app.get("/openapi.json").await.expect(200).json();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        if FOR_EVERYBODY.contains(&path.as_str()) {
+            continue;
+        }
+        for method in operations.as_object().expect("operations").keys() {
+            let known = |(known, at, ..): &(&str, &str, &[&str], bool)| {
+                known.eq_ignore_ascii_case(method) && at == path
+            };
+            assert!(
+                ROUTES.iter().any(known),
+                "{method} {path} is not in the table of scopes"
+            );
+        }
+    }
+    app.leave().await;
+}
 
 #[tokio::test]
 async fn a_scope_opens_its_routes_and_no_others() {
@@ -218,6 +243,11 @@ async fn a_scope_opens_its_routes_and_no_others() {
             let body = json!({"name": "one", "scopes": [scope], "tenant": tenant});
             let (_, key) = make_key(&app, Some(&operator), &body).await;
             for (method, path, scopes, tenants_may) in ROUTES {
+                let path = match path.contains("/keys/") {
+                    true => path.replace("{id}", "aaaaaaaa"),
+                    false => path.replace("{id}", "01a1ff2d-47d0-7269-b9af-479c28b17c4b"),
+                };
+                let path = &path.replace("{name}", "main");
                 // Not to its end: a stream of events has none.
                 let sent = app
                     .request(method, path)

@@ -46,7 +46,6 @@ async fn i10_only_json_is_taken() {
 async fn i10_addresses_and_methods_that_do_not_exist() {
     let app = TestApp::start().await;
     for path in [
-        "/",
         "/v1",
         "/v1/transactions/",
         "/v2/transactions",

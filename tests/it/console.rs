@@ -3,11 +3,16 @@
 //! Needs Debian's chromium, and npm with, at the first run, its registry; without them it fails and says so.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use sluicegate::clock::{Clock, ManualClock, SystemClock};
 use tokio::sync::OnceCell;
 
-use crate::support::{TestApp, ledger, node, simulator};
+use crate::support::scripted::{Act, Scripted};
+use crate::support::{TestApp, add, eventually, ledger, node, simulator};
+use crate::worker::settings;
 
 /// The scripts with their packages.
 async fn scripts() -> &'static Path {
@@ -74,6 +79,36 @@ async fn an_operator_can_do_everything_with_it_in_a_real_browser() {
     }
     node::run(&mut command).await;
     app.finish().await;
+}
+
+#[tokio::test]
+async fn a_person_settles_with_it_what_the_ledger_cannot_tell() {
+    let scripts = scripts().await;
+    let ledger = Scripted::new(&[Act::LoseAll], false);
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let app = TestApp::on(ledger, clock.clone(), settings()).await;
+    let id = app.post(&add("hits", 1)).await.expect(202).id();
+    eventually("it is parked", async || {
+        clock.advance(Duration::from_secs(10));
+        (app.record(&id).await["stage"] == "parked").then_some(())
+    })
+    .await;
+    node::run(node::command(scripts).arg("settle.mjs").args([&app.url(""), &id])).await;
+    let record = app.record(&id).await;
+    assert_eq!(
+        (&record["status"], &record["block"]),
+        (&json!("done"), &json!(12))
+    );
+    assert_eq!(record["actions"][0]["note"], "seen in the explorer");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn it_asks_for_a_key_where_one_is_needed() {
+    let scripts = scripts().await;
+    let app = TestApp::start().await;
+    node::run(node::command(scripts).arg("access.mjs").arg(app.url(""))).await;
+    app.leave().await;
 }
 
 #[tokio::test]

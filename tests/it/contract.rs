@@ -218,7 +218,6 @@ async fn i10_every_route_with_a_body_wants_json_of_a_bounded_size() {
             ("text/plain", good.to_string(), 415, "SG-0008"),
             ("application/json", String::new(), 400, "SG-0001"),
             ("application/json", "[".to_owned(), 400, "SG-0001"),
-            ("application/json", "{\"a\":tru}".to_owned(), 400, "SG-0001"),
             ("application/json", "7".to_owned(), 422, "SG-0002"),
             ("application/json", long, 413, "SG-0007"),
         ] {

@@ -25,6 +25,7 @@ mod cli_keys;
 mod cli_migrate;
 mod cli_server;
 mod cli_store;
+mod clients;
 mod conflicts;
 mod console;
 mod contract;

@@ -145,7 +145,8 @@ function delivery({ state, url, attempts, next_attempt_at }) {
 function facts(record) {
   const at = (text) => text && h('time', { datetime: text }, fullMoment(text));
   const other = (id) => id && h('a', { class: 'mono', href: `#/tx/${id}` }, `…${id.slice(-12)}`);
-  const submitted = record.submitted_by?.by && [record.submitted_by.by, record.submitted_by.from && ` (${record.submitted_by.from})`];
+  const { by, from } = record.submitted_by;
+  const submitted = by && by !== 'anonymous' && [by, from && ` (${from})`];
   const all = [
     ['Accepted', at(record.created_at)], [record.finished_at ? 'Finished' : 'Changed', at(record.updated_at)],
     ['Attempts', count(record.attempts)], ['Block', record.block !== null && count(record.block)],

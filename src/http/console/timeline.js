@@ -25,7 +25,7 @@ function steps(record, { attempts, items }) {
     all.push({ at: attempt.started_at, kind: attempt.outcome ?? 'open', text: attemptText(attempt) });
     free = attempt.settled_at ?? attempt.started_at;
   }
-  for (const action of record.actions ?? []) {
+  for (const action of record.actions) {
     all.push({ at: action.at, kind: action.action, text: [h('b', {}, ACTED[action.action] ?? action.action), ` by ${action.by}`, action.note && h('span', { class: 'hint' }, action.note)] });
   }
   all.push(end(record, free));
@@ -33,8 +33,8 @@ function steps(record, { attempts, items }) {
 }
 
 /** Who, unless nobody has to say who they are. */
-function named(submitted) {
-  return submitted?.by && submitted.by !== 'anonymous' && ` from ${submitted.by}`;
+function named({ by }) {
+  return by && by !== 'anonymous' && ` from ${by}`;
 }
 
 function attemptText({ number, outcome, code, message, started_at, sent_at, settled_at, tx_id, touched }) {

@@ -25,6 +25,7 @@ use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
 use super::openapi::examples;
+use super::openapi::schemas::StreamEvent;
 use super::params::{self, Name, Pairs};
 use super::transactions::{missing, transaction_id};
 use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
@@ -60,8 +61,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the client saw"),
     ),
     responses(
-        (status = 200, description = "Events, without end", body = String, content_type = "text/event-stream",
-            example = json!(examples::events())),
+        (status = 200, description = "Events, without end", body = StreamEvent, content_type = "text/event-stream",
+            example = json!(examples::event())),
         (status = 503, description = "SG-0026"),
     )
 )]
@@ -106,12 +107,12 @@ pub(crate) async fn all(
     tag = "events",
     params(
         ("id" = TransactionId, Path, description = "Its id"),
-        ("last_event_id" = Option<u64>, Query, description = "As `Last-Event-ID`, which wins, for clients that cannot set it"),
-        ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that the client saw"),
+        ("last_event_id" = Option<String>, Query, pattern = "^[0-9]{1,18}$", description = "As `Last-Event-ID`, which wins, for clients that cannot set it"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$", description = "The id of the last event that the client saw"),
     ),
     responses(
-        (status = 200, description = "Events, until it is settled", body = String, content_type = "text/event-stream",
-            example = json!(examples::events())),
+        (status = 200, description = "Events, until it is settled", body = StreamEvent, content_type = "text/event-stream",
+            example = json!(examples::event())),
         (status = 404, description = "SG-0004"),
         (status = 503, description = "SG-0026"),
     )

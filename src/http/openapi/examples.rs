@@ -161,10 +161,9 @@ pub(crate) fn page() -> Value {
     json!({"items": [done(), failed()], "next_cursor": "AZVvPowbfgKbHQ9qLD1OX2h0dHBzOi8v"})
 }
 
-/// A stream of events.
-pub(crate) fn events() -> Value {
-    let record = done();
-    format!("event: ready\nid: 1\ndata: {{}}\n\nevent: transaction\nid: 4\ndata: {record}\n\n").into()
+/// One event of a stream.
+pub(crate) fn event() -> Value {
+    json!({"event": "transaction", "id": "4", "data": done().to_string()})
 }
 
 /// What became of each try.
@@ -223,50 +222,38 @@ pub(crate) fn lane() -> Value {
     })
 }
 
-const WEBHOOK: &str = "wh_019c1234567890abcdef1234567890ab";
-
-/// A webhook, with its secret or without.
-pub(crate) fn webhook(secret: bool) -> Value {
-    let mut webhook = json!({
-        "id": WEBHOOK,
-        "tenant": "default",
-        "url": "https://erp.example.com/hooks/ledger",
-        "statuses": ["done", "failed"],
-        "description": "",
-        "disabled": false,
-        "disabled_reason": null,
+/// A key, with its token or without.
+pub(crate) fn key(token: bool) -> Value {
+    let mut key = json!({
+        "id": "ab12cd34",
+        "name": "erp",
+        "tenant": "acme",
+        "scopes": ["submit", "read"],
         "created_at": "2026-01-31T12:00:00.000Z",
+        "expires_at": "2026-05-01T12:00:00.000Z",
+        "revoked_at": null,
+        "created_by": "key:operator1",
     });
-    if secret {
-        webhook["secret"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into();
+    if token {
+        key["key"] = "sg_ab12cd34_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo".into();
     }
-    webhook
+    key
 }
 
-/// A delivery that was made at the second try.
-pub(crate) fn delivery() -> Value {
+/// A page of the audit log.
+pub(crate) fn audit() -> Value {
     json!({
-        "id": format!("dlv_{ID}_{WEBHOOK}"),
-        "webhook": WEBHOOK,
-        "tenant": "default",
-        "transaction_id": ID,
-        "url": "https://erp.example.com/hooks/ledger",
-        "type": "transaction.done",
-        "state": "delivered",
-        "error": null,
-        "attempts": [
-            {"at": "2026-01-31T12:00:00.800Z", "status": 503, "error": "the receiver answered 503", "duration_ms": 41},
-            {"at": "2026-01-31T12:00:06.100Z", "status": 204, "error": null, "duration_ms": 12},
-        ],
-        "next_attempt_at": null,
-        "created_at": "2026-01-31T12:00:00.745Z",
-        "finished_at": "2026-01-31T12:00:06.112Z",
+        "items": [{
+            "at": "2026-01-31T12:00:00.000Z",
+            "who": "key:operator1",
+            "tenant": null,
+            "from": "10.0.0.7",
+            "action": "POST /v1/transactions/{id}/cancel",
+            "target": format!("/v1/transactions/{ID}/cancel"),
+            "detail": null,
+        }],
+        "next_cursor": null,
     })
-}
-
-/// Deliveries.
-pub(crate) fn deliveries() -> Value {
-    json!({"items": [delivery()], "next_cursor": null})
 }
 
 /// A call that changes nothing.

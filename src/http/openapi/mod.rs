@@ -40,6 +40,7 @@ a problem document (RFC 9457) with a stable `code`.";
         (name = "events", description = "Follow what changes"),
         (name = "webhooks", description = "Be told of what has settled"),
         (name = "ledgers", description = "Ask ledgers, and see how their lanes do"),
+        (name = "access", description = "Keys, who may do what, and who did"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
     components(schemas(Problem)),
@@ -138,6 +139,9 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
     for (path, item) in paths.into_iter().flatten() {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
             problems::describe(path, operation);
+            if path.starts_with("/v1/") || path == "/metrics" {
+                operation["security"] = json!([{"bearer": []}, {"apiKey": []}]);
+            }
             complete_parameters(operation, settings);
             let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
             if let Some(schema) = body {
@@ -153,6 +157,7 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
         components.insert("examples".to_owned(), problems::examples().into());
         components.insert("headers".to_owned(), common_headers());
         components.insert("parameters".to_owned(), common_parameters());
+        components.insert("securitySchemes".to_owned(), security_schemes());
     }
     document
 }
@@ -196,6 +201,23 @@ fn add_headers(status: &str, response: &mut Value) {
     for name in names {
         response["headers"][name] = json!({"$ref": format!("#/components/headers/{name}")});
     }
+}
+
+/// How callers say who they are. As long as no key was made and no identity provider is configured, they need not.
+fn security_schemes() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key (`sg_...`, made by `sluicegate keys create`) or a token of the configured identity provider",
+        },
+        "apiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-API-Key",
+            "description": "An API key, for clients that cannot send `Authorization`",
+        },
+    })
 }
 
 /// Headers that requests may have whatever the route.

@@ -82,10 +82,10 @@ pub(crate) struct Transient;
 pub(crate) struct ConflictKey;
 /// The caller's own labels.
 pub(crate) struct Labels;
-/// A status that is final.
-pub(crate) struct SettledStatus;
-/// How far a delivery is.
-pub(crate) struct DeliveryState;
+/// What a key may do.
+pub(crate) struct ScopeName;
+/// One event of a stream.
+pub(crate) struct StreamEvent;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -103,10 +103,15 @@ schema! {
         .max_properties(Some(32))
         .property_names(Some(short(1, 64)))
         .additional_properties(Some(short(0, 512)));
-    /// A status that is final.
-    SettledStatus => one_of(["done", "failed"]);
-    /// `pending` until it is `delivered`, or given up as `failed`.
-    DeliveryState => one_of(["pending", "delivered", "failed"]);
+    /// What a key may do.
+    ScopeName => one_of(["submit", "read", "operate"]);
+    /// One event of the stream.
+    StreamEvent => ObjectBuilder::new()
+        .property("event", one_of(["ready", "transaction", "position", "reset"]))
+        .property("id", text().description(Some("What `Last-Event-ID` goes on from")))
+        .property("data", text().description(Some("JSON: of a `transaction`, the record as in `GET`; else `{}`")))
+        .required("event")
+        .required("data");
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }
