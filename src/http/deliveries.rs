@@ -14,7 +14,6 @@ use super::Api;
 use super::caller::Who;
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::error::ApiError;
-use super::openapi::schemas::DeliveryState;
 use super::params::{self, Name, Pairs, bad};
 use super::transactions::{json, missing, transaction_id};
 use super::webhooks::WRITE;
@@ -100,6 +99,16 @@ impl<'a> From<&'a Delivery> for DeliveryView<'a> {
             finished_at: finished,
         }
     }
+}
+
+/// Where a delivery stands.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "it is described, not made")]
+pub(super) enum DeliveryState {
+    Pending,
+    Delivered,
+    Failed,
 }
 
 /// Deliveries.
