@@ -335,7 +335,8 @@ pub(super) async fn rotate_secret(
     body: Body,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
-    let asked = match body.is_end_stream() {
+    let is_absent = body.is_end_stream() && !headers.contains_key(header::CONTENT_TYPE);
+    let asked = match is_absent {
         true => None,
         false => {
             read_json::<RotateBody>(&headers, body, api.body_limits)
