@@ -185,7 +185,6 @@ fn retention(mut section: Section<'_>) -> RetentionSettings {
         days("audit_days", default.audit),
         days("deliveries_days", default.deliveries),
     );
-    let deliveries = days("deliveries_days", default.deliveries);
     let hours = section.u64_in(
         "events_hours",
         default.events.as_secs() / HOUR.as_secs(),

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Audited;
@@ -17,6 +16,8 @@ use super::body::read_json;
 use super::caller::Who;
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::error::{ApiError, Code};
+use super::openapi::examples;
+use super::openapi::schemas::{AnyJson, ScopeName};
 use super::params::{self, Name, Pairs};
 use super::transactions::json;
 use crate::audit::Entry;
@@ -27,13 +28,28 @@ use crate::gateway::{FieldError, Scope, Scopes};
 const DAY: u64 = 24 * 60 * 60;
 const MOST_DAYS: u32 = 3_650;
 
-/// A key as a client asks for it.
-#[derive(Deserialize)]
+/// A key that is to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
+#[schema(as = NewKey)]
 pub(crate) struct KeyBody {
+    /// What people call it.
+    #[schema(
+        required,
+        nullable = false,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     name: Option<String>,
+    /// Whose key it is; of the gateway's operators without one.
+    #[schema(value_type = Option<TenantName>)]
     tenant: Option<String>,
+    /// What it may do.
+    #[schema(required, nullable = false, value_type = Vec<ScopeName>, min_items = 1)]
     scopes: Option<Vec<String>>,
+    /// After so many days it is of no use; without this, it is for ever.
+    #[schema(minimum = 1, maximum = 3_650)]
     expires_in_days: Option<u32>,
 }
 
@@ -94,22 +110,28 @@ impl KeyBody {
     }
 }
 
-/// A key.
-#[derive(Serialize)]
+/// An API key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 pub(crate) struct KeyView<'a> {
     id: &'a str,
     name: &'a str,
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    #[schema(value_type = Vec<ScopeName>)]
     scopes: Vec<&'static str>,
     #[serde(serialize_with = "rfc3339")]
     created_at: Timestamp,
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     expires_at: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339_or_null")]
+    #[schema(required)]
     revoked_at: Option<Timestamp>,
     created_by: &'a str,
-    /// The token, once.
+    /// The token; told once, to whoever made it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key: Option<&'a str>,
 }
 
@@ -134,49 +156,66 @@ fn names(scopes: Scopes) -> Vec<&'static str> {
 }
 
 /// Keys, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Keys)]
 pub(crate) struct KeysView<'a> {
     items: Vec<KeyView<'a>>,
 }
 
 /// Who the gateway takes a caller for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Caller)]
 pub(crate) struct WhoView<'a> {
+    /// `key:…`, `jwt:…`, `cert:…` or `anonymous`.
     subject: &'a str,
+    /// Null: all tenants.
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    #[schema(value_type = Vec<ScopeName>)]
     scopes: Vec<&'static str>,
 }
 
 /// Something that was done.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
 pub(crate) struct EntryView<'a> {
     #[serde(serialize_with = "rfc3339")]
     at: Timestamp,
     who: &'a str,
+    #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
+    /// From which address.
+    #[schema(required)]
     from: Option<String>,
     action: &'a str,
+    /// What it was done to.
     target: &'a str,
+    /// What else there is to say.
+    #[schema(required, value_type = AnyJson)]
     detail: Option<&'a Value>,
 }
 
 /// A page of the audit log, newest first.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditPage)]
 pub(crate) struct AuditView<'a> {
     items: Vec<EntryView<'a>>,
+    /// For the next page; null on the last one.
+    #[schema(required)]
     next_cursor: Option<&'a str>,
 }
 
-/// The routes of this module.
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/v1/keys", post(create_key).get(list_keys))
-        .route("/v1/keys/{id}", delete(revoke_key))
-        .route("/v1/whoami", get(whoami))
-        .route("/v1/audit", get(audit))
-}
-
-/// `POST /v1/keys`.
+/// Make an API key
+///
+/// Its token is in this answer and in no other. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    operation_id = "createKey",
+    tag = "access",
+    request_body(content = KeyBody, description = "The key", example = json!({"name": "erp", "tenant": "acme", "scopes": ["submit", "read"], "expires_in_days": 90})),
+    responses((status = 201, description = "The key, with its token", body = KeyView, example = json!(examples::key(true))))
+)]
 pub(crate) async fn create_key(
     State(api): State<Api>,
     who: Who,
@@ -195,7 +234,17 @@ pub(crate) async fn create_key(
     Ok(response)
 }
 
-/// `GET /v1/keys`.
+/// List API keys
+///
+/// Newest first, revoked and expired ones too, without their tokens. Takes the scope `operate`, and credentials of no
+/// tenant.
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    operation_id = "listKeys",
+    tag = "access",
+    responses((status = 200, description = "All keys", body = KeysView, example = json!({"items": [examples::key(false)]})))
+)]
 pub(crate) async fn list_keys(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     who.of_all_tenants(&[Scope::Operate])?;
     let keys = api.auth.keys().list().await?;
@@ -203,7 +252,20 @@ pub(crate) async fn list_keys(State(api): State<Api>, who: Who) -> Result<Respon
     Ok(json(StatusCode::OK, &KeysView { items }))
 }
 
-/// `DELETE /v1/keys/{id}`: revokes it. The key stays listed.
+/// Revoke an API key
+///
+/// At once, and for good. The key stays listed. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{id}",
+    operation_id = "revokeKey",
+    tag = "access",
+    params(("id" = String, Path, description = "Its id", example = "ab12cd34")),
+    responses(
+        (status = 200, description = "The key, which is revoked", body = KeyView, example = json!(examples::key(false))),
+        (status = 404, description = "SG-0025"),
+    )
+)]
 pub(crate) async fn revoke_key(
     State(api): State<Api>,
     who: Who,
@@ -216,7 +278,17 @@ pub(crate) async fn revoke_key(
     Ok(response)
 }
 
-/// `GET /v1/whoami`.
+/// Who am I?
+///
+/// Who the gateway takes the caller for, and what they may do.
+#[utoipa::path(
+    get,
+    path = "/v1/whoami",
+    operation_id = "whoAmI",
+    tag = "access",
+    responses((status = 200, description = "The caller", body = WhoView,
+        example = json!({"subject": "key:ab12cd34", "tenant": "acme", "scopes": ["submit", "read"]})))
+)]
 pub(crate) async fn whoami(Who(caller): Who) -> Response {
     let view = WhoView {
         subject: &caller.subject,
@@ -226,7 +298,20 @@ pub(crate) async fn whoami(Who(caller): Who) -> Response {
     json(StatusCode::OK, &view)
 }
 
-/// `GET /v1/audit`.
+/// Read the audit log
+///
+/// What operators did, newest first. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    operation_id = "listAudit",
+    tag = "access",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "How many at most; 50 if absent", example = 100),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, as it is"),
+    ),
+    responses((status = 200, description = "A page", body = AuditView, example = json!(examples::audit())))
+)]
 pub(crate) async fn audit(
     State(api): State<Api>,
     who: Who,

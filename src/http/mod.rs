@@ -116,7 +116,7 @@ pub fn router(
 ) -> Router {
     let (routes, document) = api().split(settings);
     let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
-    let pages = console::pages().merge(docs::pages()).merge(access::routes());
+    let pages = console::pages().merge(docs::pages());
     finish(routes.merge(pages), api, settings)
 }
 
@@ -167,6 +167,10 @@ fn api() -> Documented {
         .routes(routes!(deliveries::read))
         .routes(routes!(deliveries::redeliver))
         .routes(routes!(deliveries::of_transaction))
+        .routes(routes!(access::create_key, access::list_keys))
+        .routes(routes!(access::revoke_key))
+        .routes(routes!(access::whoami))
+        .routes(routes!(access::audit))
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))

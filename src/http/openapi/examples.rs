@@ -222,50 +222,38 @@ pub(crate) fn lane() -> Value {
     })
 }
 
-const WEBHOOK: &str = "wh_019c1234567890abcdef1234567890ab";
-
-/// A webhook, with its secret or without.
-pub(crate) fn webhook(secret: bool) -> Value {
-    let mut webhook = json!({
-        "id": WEBHOOK,
-        "tenant": "default",
-        "url": "https://erp.example.com/hooks/ledger",
-        "statuses": ["done", "failed"],
-        "description": "",
-        "disabled": false,
-        "disabled_reason": null,
+/// An API key, with its token or without.
+pub(crate) fn key(token: bool) -> Value {
+    let mut key = json!({
+        "id": "ab12cd34",
+        "name": "erp",
+        "tenant": "acme",
+        "scopes": ["submit", "read"],
         "created_at": "2026-01-31T12:00:00.000Z",
+        "expires_at": "2026-05-01T12:00:00.000Z",
+        "revoked_at": null,
+        "created_by": "key:0p3r4t0r",
     });
-    if secret {
-        webhook["secret"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into();
+    if token {
+        key["key"] = "sg_ab12cd34_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYq".into();
     }
-    webhook
+    key
 }
 
-/// A delivery that was made at the second try.
-pub(crate) fn delivery() -> Value {
+/// A page of the audit log.
+pub(crate) fn audit() -> Value {
     json!({
-        "id": format!("dlv_{ID}_{WEBHOOK}"),
-        "webhook": WEBHOOK,
-        "tenant": "default",
-        "transaction_id": ID,
-        "url": "https://erp.example.com/hooks/ledger",
-        "type": "transaction.done",
-        "state": "delivered",
-        "error": null,
-        "attempts": [
-            {"at": "2026-01-31T12:00:00.800Z", "status": 503, "error": "the receiver answered 503", "duration_ms": 41},
-            {"at": "2026-01-31T12:00:06.100Z", "status": 204, "error": null, "duration_ms": 12},
-        ],
-        "next_attempt_at": null,
-        "created_at": "2026-01-31T12:00:00.745Z",
-        "finished_at": "2026-01-31T12:00:06.112Z",
+        "items": [{
+            "at": "2026-01-31T12:00:00.000Z",
+            "who": "key:0p3r4t0r",
+            "tenant": null,
+            "from": "10.0.0.9",
+            "action": "POST /v1/transactions/{id}/cancel",
+            "target": format!("/v1/transactions/{ID}/cancel"),
+            "detail": null,
+        }],
+        "next_cursor": null,
     })
-}
-
-/// Deliveries.
-pub(crate) fn deliveries() -> Value {
-    json!({"items": [delivery()], "next_cursor": null})
 }
 
 /// A call that changes nothing.

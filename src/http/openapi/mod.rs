@@ -40,6 +40,7 @@ a problem document (RFC 9457) with a stable `code`.";
         (name = "events", description = "Follow what changes"),
         (name = "webhooks", description = "Be told of what has settled"),
         (name = "ledgers", description = "Ask ledgers, and see how their lanes do"),
+        (name = "access", description = "Who may do what, and who did"),
         (name = "operations", description = "Probes, metrics and this document"),
     ),
     components(schemas(Problem)),
@@ -138,6 +139,9 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
     for (path, item) in paths.into_iter().flatten() {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
             problems::describe(path, operation);
+            if asks_who(path) {
+                operation["security"] = json!([{"bearer": []}, {"key": []}, {}]);
+            }
             complete_parameters(operation, settings);
             let body = operation.pointer_mut("/requestBody/content/application~1json/schema");
             if let Some(schema) = body {
@@ -153,8 +157,26 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
         components.insert("examples".to_owned(), problems::examples().into());
         components.insert("headers".to_owned(), common_headers());
         components.insert("parameters".to_owned(), common_parameters());
+        components.insert("securitySchemes".to_owned(), credentials());
     }
     document
+}
+
+/// Whether a route wants to know who calls.
+fn asks_who(path: &str) -> bool {
+    path.starts_with("/v1/") || path == "/metrics"
+}
+
+/// How callers say who they are. Nobody needs to as long as no key and no identity provider is configured.
+fn credentials() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, or a token of the identity provider that is configured",
+        },
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
+    })
 }
 
 fn complete_parameters(operation: &mut Value, settings: &HttpSettings) {

@@ -82,12 +82,10 @@ pub(crate) struct Transient;
 pub(crate) struct ConflictKey;
 /// The caller's own labels.
 pub(crate) struct Labels;
-/// A status that is final.
-pub(crate) struct SettledStatus;
-/// How far a delivery is.
-pub(crate) struct DeliveryState;
 /// One event of a stream.
 pub(crate) struct StreamEvent;
+/// What a caller may do.
+pub(crate) struct ScopeName;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -105,10 +103,6 @@ schema! {
         .max_properties(Some(32))
         .property_names(Some(short(1, 64)))
         .additional_properties(Some(short(0, 512)));
-    /// A status that is final.
-    SettledStatus => one_of(["done", "failed"]);
-    /// `pending` until it is `delivered`, or given up as `failed`.
-    DeliveryState => one_of(["pending", "delivered", "failed"]);
     /// One event of the stream.
     StreamEvent => ObjectBuilder::new()
         .property("event", one_of(["ready", "transaction", "reset"]))
@@ -116,6 +110,8 @@ schema! {
         .property("data", text().description(Some("JSON: of a `transaction`, the record as in `GET`; else `{}`")))
         .required("event")
         .required("data");
+    /// `submit`: bring transactions. `read`: see them. `operate`: steer the gateway.
+    ScopeName => one_of(["submit", "read", "operate"]);
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }
