@@ -160,6 +160,7 @@ pub(crate) struct KeysView<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Caller)]
 pub(crate) struct WhoView<'a> {
+    /// `key:…`, `jwt:…`, `cert:…` or `anonymous`.
     subject: &'a str,
     #[schema(required, value_type = Option<TenantName>)]
     tenant: Option<&'a str>,
@@ -180,6 +181,7 @@ pub(crate) struct EntryView<'a> {
     from: Option<String>,
     /// A method and a route.
     action: &'a str,
+    /// What it was done to.
     target: &'a str,
     #[schema(required, value_type = AnyJson)]
     detail: Option<&'a Value>,

@@ -134,6 +134,8 @@ pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> 
             ("ETag" = String, description = "The record's version"),
             ("Idempotent-Replayed" = bool, description = "Somebody asked before; this is what was made then"),
         ), example = json!(examples::done())),
+        (status = 403, description = "SG-0029"),
+        (status = 429, description = "SG-0020 SG-0021"),
         (status = 404, description = "SG-0004"),
         (status = 409, description = "SG-0023"),
         (status = 503, description = "SG-0011"),

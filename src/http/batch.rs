@@ -116,6 +116,8 @@ type Answer = Result<Accepted, ApiError>;
     )),
     responses(
         (status = 200, description = "What became of each", body = BatchView, example = json!(examples::batch())),
+        (status = 403, description = "SG-0029"),
+        (status = 429, description = "SG-0020 SG-0021"),
         (status = 422, description = "SG-0003"),
         (status = 503, description = "SG-0011"),
     )

@@ -174,6 +174,7 @@ fn unknown(api: &Api, name: &str) -> ApiError {
     request_body(content = QueryBody, description = "The call", example = json!(examples::query())),
     responses(
         (status = 200, description = "What the contract answered", body = ResultView, example = json!({"result": "87.50"})),
+        (status = 403, description = "SG-0029"),
         (status = 422, description = "SG-0014"),
         (status = 503, description = "SG-0015"),
     )

@@ -79,6 +79,8 @@ impl Submission {
             ("RateLimit-Policy" = String, description = "The lane's rate, in the mode `control`"),
             ("RateLimit" = String, description = "Room left in the backlog, in the mode `control`"),
         ), example = json!(examples::done())),
+        (status = 403, description = "SG-0029"),
+        (status = 429, description = "SG-0020 SG-0021"),
         (status = 422, description = "SG-0003"),
         (status = 503, description = "SG-0011"),
     )

@@ -44,13 +44,13 @@ pub(super) struct WebhookBody {
     #[schema(required, value_type = String, format = "uri", pattern = "^https?://", max_length = 2_048)]
     url: Option<String>,
     /// The owner's words.
-    #[schema(value_type = String, required = false, max_length = 512)]
+    #[schema(value_type = Option<String>, max_length = 512)]
     description: Option<String>,
     /// Of which ends it is told; of both, if absent.
-    #[schema(value_type = Vec<Told>, required = false, min_items = 1, max_items = 2)]
+    #[schema(value_type = Option<Vec<Told>>, min_items = 1, max_items = 2)]
     statuses: Option<Vec<Status>>,
     /// Whether nothing is sent there for now.
-    #[schema(value_type = bool, required = false)]
+    #[schema(value_type = Option<bool>)]
     disabled: Option<bool>,
 }
 
@@ -59,16 +59,16 @@ pub(super) struct WebhookBody {
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct WebhookChange {
     /// Where to.
-    #[schema(value_type = String, required = false, format = "uri", pattern = "^https?://", max_length = 2_048)]
+    #[schema(value_type = Option<String>, format = "uri", pattern = "^https?://", max_length = 2_048)]
     url: Option<String>,
     /// The owner's words.
-    #[schema(value_type = String, required = false, max_length = 512)]
+    #[schema(value_type = Option<String>, max_length = 512)]
     description: Option<String>,
     /// Of which ends it is told.
-    #[schema(value_type = Vec<Told>, required = false, min_items = 1, max_items = 2)]
+    #[schema(value_type = Option<Vec<Told>>, min_items = 1, max_items = 2)]
     statuses: Option<Vec<Status>>,
     /// Whether nothing is sent there.
-    #[schema(value_type = bool, required = false)]
+    #[schema(value_type = Option<bool>)]
     disabled: Option<bool>,
 }
 
@@ -99,7 +99,7 @@ impl From<WebhookChange> for EndpointChange {
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct RotateBody {
     /// How long the old secret signs beside the new one; a day, if absent. 0 ends it at once.
-    #[schema(value_type = u64, required = false, minimum = 0, maximum = 2_592_000)]
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 2_592_000)]
     overlap_seconds: Option<u64>,
 }
 

@@ -162,6 +162,23 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
     document
 }
 
+/// Whether a route wants to know who calls.
+fn asks_who(path: &str) -> bool {
+    path.starts_with("/v1/") || path == "/metrics"
+}
+
+/// How callers say who they are. Nobody needs to as long as no key and no identity provider is configured.
+fn credentials() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, or a token of the identity provider that is configured",
+        },
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
+    })
+}
+
 fn complete_parameters(operation: &mut Value, settings: &HttpSettings) {
     let own = operation.get_mut("parameters").map(Value::take);
     let mut all: Vec<Value> = own.and_then(|own| own.as_array().cloned()).unwrap_or_default();

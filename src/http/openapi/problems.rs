@@ -30,15 +30,15 @@ const OF_BODIES: [Code; 5] = [
 ];
 
 /// What every route of the API may answer.
-const OF_THE_API: [Code; 7] = [
-    Code::Unauthorized,
-    Code::TooManyTries,
+const OF_THE_API: [Code; 4] = [
     Code::InvalidParameter,
-    Code::Forbidden,
     Code::StoreUnavailable,
     Code::StoreDamaged,
     Code::Internal,
 ];
+
+/// What every route may answer that asks who calls.
+const OF_CALLERS: [Code; 3] = [Code::Unauthorized, Code::Forbidden, Code::TooManyTries];
 
 /// The example of each code.
 pub(super) fn examples() -> Map<String, Value> {
@@ -66,7 +66,8 @@ pub(super) fn describe(path: &str, operation: &mut Value) {
     codes.extend(said);
     let of_bodies = OF_BODIES.iter().filter(|_| has_body);
     let of_the_api = OF_THE_API.iter().filter(|_| path.starts_with("/v1/"));
-    for code in of_bodies.chain(of_the_api) {
+    let of_callers = OF_CALLERS.iter().filter(|_| super::asks_who(path));
+    for code in of_bodies.chain(of_the_api).chain(of_callers) {
         let status = code.parts().1.as_str().to_owned();
         let known = codes.entry(status).or_default();
         if !known.contains(code) {
