@@ -53,11 +53,11 @@ problem() {
     echo "$1, and no problem document: something on the way answered, not the gateway"
 }
 
-# settle KEY: submits the transaction on stdin, and prints its record once it is settled.
+# settle KEY FILE: submits the transaction in the file, and prints its record once it is settled.
 settle() {
   local record
   record="$(call POST /v1/transactions --header 'Content-Type: application/json' --header "Idempotency-Key: $1" \
-    --header 'Prefer: wait=10' --data-binary @-)"
+    --header 'Prefer: wait=10' --data-binary "@$2")"
   while [ "$(jq -r .status <<<"$record")" = pending ]; do
     record="$(call GET "/v1/transactions/$(jq -r .id <<<"$record")?wait=30")"
   done
@@ -69,7 +69,7 @@ pay() {
   jq -n --arg order "$1" --arg from "$2" --arg to "$3" --argjson amount "$4" \
     '{ledger: "main", contract: "token", function: "Transfer", args: [$from, $to, $amount], metadata: {order: $order}}' \
     >"$folder/request"
-  record="$(settle "order-$1" <"$folder/request")"
+  record="$(settle "order-$1" "$folder/request")"
   jq -r 'if .status == "done" then "done \(.id) in block \(.block)" else "failed \(.id) \(.error.code): \(.error.message)" end' \
     <<<"$record"
   [ "$(jq -r .status <<<"$record")" = done ]

@@ -13,7 +13,7 @@ export async function take(folder, record) {
     await submit({ ledger: 'main', contract: 'token', function: 'Transfer', args: ['alice', 'bob', 10 + number], metadata: { order: `${5000 + number}`, source: 'shop' }, not_before: tomorrow() });
   }
   for (const scheme of ['light', 'dark']) {
-    const page = await open('', { width: 1080, height: 560, scheme });
+    const page = await open('', { width: 1120, height: 560, scheme });
     for (const [name, address, ready] of [['list', '#/', '.row:not([hidden])'], ['transaction', `#/tx/${record}`, '.steps'], ['lanes', '#/lanes', '.spark']]) {
       await page.goto(`${base}/${address}`);
       await page.locator(ready).first().waitFor();

@@ -66,19 +66,23 @@ export class RecordPage {
     return this.#record !== null && this.#record.status !== 'pending';
   }
 
-  /** A record as it stands now, or stood a moment ago. */
+  /** A record as it stands now, or stood a moment ago: the same change may be told by a button and by an event. */
   async #take(record) {
-    if (record.id !== this.#id || this.#record?.version > record.version) return;
-    const changed = this.#record?.version !== record.version;
+    const known = this.#record;
+    if (record.id !== this.#id || known?.version >= record.version) return;
     this.#record = record;
     if (this.#settled) {
       this.#stop();
       this.#link('', '');
     }
-    if (!changed && this.#attempts) return;
-    const attempts = await callExact('GET', `/v1/transactions/${record.id}/attempts`);
-    if (this.#record !== record) return;
-    this.#attempts = attempts;
+    try {
+      const attempts = await callExact('GET', `/v1/transactions/${record.id}/attempts`);
+      if (this.#record !== record) return;
+      this.#attempts = attempts;
+    } catch (error) {
+      if (this.#record === record) this.#record = known;
+      throw error;
+    }
     this.#draw();
     this.#deliveries(record);
   }
