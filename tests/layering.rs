@@ -100,9 +100,8 @@ fn is_sibling_adapter(path: &[&str], used: &[String]) -> bool {
     let [_, adapter, ..] = path else { return false };
     let in_adapter = !["mod", "conformance"].contains(adapter);
     // `documents` is a seam itself, beside the one that the store's own file is.
-    let is_module = |name: &str| {
-        name.starts_with(char::is_lowercase) && !["conformance", "documents"].contains(&name)
-    };
+    let is_module =
+        |name: &str| name.starts_with(char::is_lowercase) && !["conformance", "documents"].contains(&name);
     in_adapter && used.get(1).is_some_and(|name| is_module(name) && name != adapter)
 }
 

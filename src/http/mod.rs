@@ -173,10 +173,6 @@ fn api() -> Documented {
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))
-        .routes(routes!(access::create_key, access::list_keys))
-        .routes(routes!(access::revoke_key))
-        .routes(routes!(access::whoami))
-        .routes(routes!(access::audit))
 }
 
 /// Adds what no route stands for.

@@ -139,7 +139,7 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
     for (path, item) in paths.into_iter().flatten() {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
             problems::describe(path, operation);
-            if path.starts_with("/v1/") || path == "/metrics" {
+            if asks_who(path) {
                 operation["security"] = json!([{"bearer": []}, {"apiKey": []}]);
             }
             complete_parameters(operation, settings);
@@ -165,18 +165,6 @@ fn complete(mut document: Value, settings: &HttpSettings) -> Value {
 /// Whether a route wants to know who calls.
 fn asks_who(path: &str) -> bool {
     path.starts_with("/v1/") || path == "/metrics"
-}
-
-/// How callers say who they are. Nobody needs to as long as no key and no identity provider is configured.
-fn credentials() -> Value {
-    json!({
-        "bearer": {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "An API key, or a token of the identity provider that is configured",
-        },
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
-    })
 }
 
 fn complete_parameters(operation: &mut Value, settings: &HttpSettings) {

@@ -86,8 +86,6 @@ pub(crate) struct Labels;
 pub(crate) struct ScopeName;
 /// One event of a stream.
 pub(crate) struct StreamEvent;
-/// What a caller may do.
-pub(crate) struct ScopeName;
 /// What else there is no type for.
 pub(crate) struct AnyJson;
 
@@ -114,8 +112,6 @@ schema! {
         .property("data", text().description(Some("JSON: of a `transaction`, the record as in `GET`; else `{}`")))
         .required("event")
         .required("data");
-    /// `submit`: bring transactions. `read`: see them. `operate`: steer the gateway.
-    ScopeName => one_of(["submit", "read", "operate"]);
     /// Any JSON value.
     AnyJson => ObjectBuilder::new().schema_type(SchemaType::AnyValue);
 }
