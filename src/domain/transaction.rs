@@ -407,6 +407,9 @@ impl Transaction {
     /// The ledger's identifier of the submission that counts: the one that took effect or is under way,
     /// else the last one tried.
     pub fn ledger_tx_id(&self) -> Option<&LedgerTxId> {
+        if let State::Done { receipt } = &self.state {
+            return Some(&receipt.tx_id);
+        }
         self.history.iter().rev().find_map(|a| a.tx_id.as_ref())
     }
 }

@@ -70,7 +70,11 @@ impl Gateway {
         if new.iter().any(|(_, tx)| tx.request.callback_url.is_some()) {
             self.0.webhooks.expect_callback(&tenant).await?;
         }
-        while !new.is_empty() && !(atomic && bad) {
+        loop {
+            let given_up = atomic && bad;
+            if new.is_empty() || given_up {
+                break;
+            }
             failpoint::reached("accept-before-store");
             let (places, transactions): (Vec<_>, Vec<_>) = new.into_iter().unzip();
             let stored = self.0.store.insert_many(&transactions, atomic).await?;

@@ -49,7 +49,7 @@ const TOLD: [HeaderName; 10] = [
 ];
 
 /// Compresses long answers for clients that take gzip. A stream of events is never held back for it.
-pub(super) fn gzip() -> Only<CompressionLayer<impl Predicate + Clone + Send + Sync + 'static>> {
+pub(super) fn gzip() -> Only<CompressionLayer<impl Predicate + Send + Sync + 'static>> {
     let worth_it = SizeAbove::new(WORTH_COMPRESSING)
         .and(NotForContentType::SSE)
         .and(NotForContentType::IMAGES);

@@ -302,14 +302,14 @@ pub(crate) fn none_known(pairs: &[(String, String)]) -> Result<(), ApiError> {
 /// `last_event_id`, which is taken out.
 pub(crate) fn last_event(
     headers: &HeaderMap,
-    mut pairs: Vec<(String, String)>,
-) -> Result<(Vec<(String, String)>, Option<String>), ApiError> {
+    Pairs(mut pairs): Pairs,
+) -> Result<(Pairs, Option<String>), ApiError> {
     let header = single(headers, HeaderName::from_static("last-event-id"), "Last-Event-ID")?;
     each_once(&pairs)?;
     let place = pairs.iter().position(|(name, _)| name == "last_event_id");
     let parameter = place.map(|place| pairs.swap_remove(place).1);
     // The header is newer: a browser repeats the address that it began with.
-    Ok((pairs, header.or(parameter).filter(|id| !id.is_empty())))
+    Ok((Pairs(pairs), header.or(parameter)))
 }
 
 /// What records can be chosen by.

@@ -158,7 +158,12 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, NoPosition> {
         let (first, second) = text.split_once('-').ok_or(NoPosition)?;
-        let number = |text| u64::from_str_radix(text, 16).map_err(|_| NoPosition);
+        // A sign would be read, and is none of ours.
+        let number = |text: &str| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let number = u64::from_str_radix(text, 16).ok().filter(|_| digits);
+            number.ok_or(NoPosition)
+        };
         Ok(Self(number(first)?, number(second)?))
     }
 }

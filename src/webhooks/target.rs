@@ -62,8 +62,11 @@ struct Inner {
     allowed: Vec<AllowedTarget>,
     names: Arc<dyn Names>,
     look_ups: Arc<Semaphore>,
-    remembered: Mutex<HashMap<String, (Instant, Result<(), Forbidden>)>>,
+    remembered: Mutex<HashMap<String, Remembered>>,
 }
+
+/// What a name was found to be, and when.
+type Remembered = (Instant, Result<(), Forbidden>);
 
 /// Why a name has no address to connect to.
 #[derive(Debug, Error)]

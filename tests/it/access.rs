@@ -537,8 +537,10 @@ async fn what_operators_do_is_written_down_before_it_is_answered() {
 #[tokio::test]
 async fn without_a_key_it_listens_on_this_machine_alone() {
     let folder = tempfile::tempdir().expect("folder");
-    let mut settings = Settings::default();
-    settings.store = StoreSettings::embedded_at(folder.path().join("data"));
+    let mut settings = Settings {
+        store: StoreSettings::embedded_at(folder.path().join("data")),
+        ..Settings::default()
+    };
     settings.http.listen = SocketAddr::from(([0, 0, 0, 0], 0));
     let refusal = app::build(settings.clone())
         .await

@@ -70,7 +70,7 @@ async fn i10_addresses_and_methods_that_do_not_exist() {
         ("POST", "/v1/transactions/x/attempts", "GET,HEAD,OPTIONS"),
         ("GET", "/v1/query", "OPTIONS,POST"),
         ("POST", "/v1/ledgers", "GET,HEAD,OPTIONS"),
-        ("PATCH", "/v1/ledgers/main", "GET,HEAD,OPTIONS"),
+        ("DELETE", "/v1/ledgers/main", "GET,HEAD,OPTIONS,PATCH"),
         ("POST", "/livez", "GET,HEAD,OPTIONS"),
         ("DELETE", "/metrics", "GET,HEAD,OPTIONS"),
     ] {

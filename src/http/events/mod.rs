@@ -69,11 +69,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) async fn all(
     State(api): State<Api>,
     who: Who,
-    Pairs(pairs): Pairs,
+    pairs: Pairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
-    let (pairs, last) = params::last_event(&headers, pairs)?;
+    let (Pairs(pairs), last) = params::last_event(&headers, pairs)?;
     let mut filter = params::filter(pairs, &caller)?;
     if let Some(tenant) = &caller.tenant {
         filter.tenant = Some(tenant.clone());
@@ -121,14 +121,19 @@ pub(crate) async fn of_one(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
-    Pairs(pairs): Pairs,
+    pairs: Pairs,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
     let id = transaction_id(&id)?;
-    let (pairs, last) = params::last_event(&headers, pairs)?;
+    let (Pairs(pairs), last) = params::last_event(&headers, pairs)?;
     params::none_known(&pairs)?;
-    let seen = match last.map(|last| last.parse()).transpose() {
+    // A sign would be read, and is none of ours.
+    let version = |last: String| match last.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => last.parse().ok(),
+        false => None,
+    };
+    let seen = match last.map(|last| version(last).ok_or(())).transpose() {
         Ok(seen) => seen.unwrap_or(0),
         Err(_) => return Err(params::bad("#header/Last-Event-ID", "is not the id of an event")),
     };
