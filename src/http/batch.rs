@@ -3,6 +3,7 @@
 //! A JSON array, or NDJSON with one object to a line. Each item is read and judged by itself, so a bad one does not sink
 //! the others, unless `?atomic=true` asks for all or nothing.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -20,6 +21,7 @@ use super::dto::TransactionView;
 use super::error::{ApiError, Code, Problem};
 use super::openapi::examples;
 use super::params::{self, Pairs};
+use super::trace::TraceContext;
 use super::transactions::json;
 use crate::failpoint;
 use crate::gateway::{Accepted, Gateway, Item, Scope};
@@ -125,11 +127,13 @@ type Answer = Result<Accepted, ApiError>;
 pub(crate) async fn submit(
     State(api): State<Api>,
     who: Who,
+    trace: Option<Extension<TraceContext>>,
     Pairs(pairs): Pairs,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit])?;
+    let trace = trace.map(|Extension(context)| context.to_string());
     let atomic = params::atomic_only(pairs)?;
     let key = params::idempotency_key(&headers)?;
     if let Some(key) = &key
@@ -182,7 +186,7 @@ pub(crate) async fn submit(
             }
         }
     }
-    let answers = api.gateway.accept_many(&caller, items, None, atomic).await?;
+    let answers = api.gateway.accept_many(&caller, items, trace, atomic).await?;
     failpoint::reached("accept-before-reply");
     let answers: Vec<Answer> = answers
         .into_iter()

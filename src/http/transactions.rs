@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -15,6 +16,7 @@ use super::dto::{AttemptsView, PageView, TransactionView};
 use super::error::{ApiError, Code};
 use super::openapi::examples;
 use super::params::{self, Name, Pairs};
+use super::trace::TraceContext;
 use crate::config::BackpressureMode;
 use crate::domain::{LedgerName, Request, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::failpoint;
@@ -88,12 +90,14 @@ impl Submission {
 pub(crate) async fn submit(
     State(api): State<Api>,
     who: Who,
+    trace: Option<Extension<TraceContext>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit])?;
+    let trace = trace.map(|Extension(context)| context.to_string());
     let Submission { request, key, wait } = Submission::read(&api, &headers, body).await?;
-    let mut answer = api.gateway.accept(&caller, request, key, None).await?;
+    let mut answer = api.gateway.accept(&caller, request, key, trace).await?;
     failpoint::reached("accept-before-reply");
     if let Some(wait) = wait {
         // It is stored whatever comes of the wait, so a failed read still answers what is known.
