@@ -119,7 +119,7 @@ pub fn ask(address: &str, method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
     .expect("sends");
     let mut answer = String::new();
@@ -295,7 +295,7 @@ fn post(connection: u64, sequence: u64, header: &str) -> Vec<u8> {
     let body = format!("{head}{}\"}}}}", "x".repeat(600 - head.len() - 3));
     assert_eq!(body.len(), 600);
     format!(
-        "POST /v1/transactions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{header}Content-Length: 600\r\n\r\n{body}"
+        "POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{header}Content-Length: 600\r\n\r\n{body}"
     )
     .into_bytes()
 }

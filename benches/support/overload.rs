@@ -281,7 +281,7 @@ pub async fn hot_key(count: u64, quiet: Duration) -> Measured {
     fn add(_: u64, _: u64) -> Vec<u8> {
         let body = r#"{"ledger":"main","contract":"counter","function":"Add","args":["hot",1]}"#;
         format!(
-            "POST /v1/transactions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .into_bytes()
@@ -370,7 +370,7 @@ pub async fn waiters(count: usize, quiet: Duration, block_after: Duration) -> Me
     let mut waiting = JoinSet::new();
     for _ in 0..count {
         let mut stream = TcpStream::connect(&server.address).await.expect("connects");
-        let get = format!("GET /v1/transactions/{id}?wait=60 HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let get = format!("GET /v1/transactions/{id}?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(get.as_bytes()).await.expect("sends");
         waiting.spawn(async move {
             let mut buffer = Vec::with_capacity(2_048);

@@ -47,7 +47,7 @@ pub async fn streams(count: usize, quiet: Duration, block_after: Duration) -> Me
             _ => "/v1/events?metadata.for=followers&ledger=main".to_owned(),
         };
         let mut stream = TcpStream::connect(&server.address).await.expect("connects");
-        let get = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n");
+        let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
         stream.write_all(get.as_bytes()).await.expect("sends");
         until(&mut stream, "event: ready").await;
         following.spawn(async move {

@@ -119,8 +119,10 @@ told() {
 
 # Standard Webhooks: HMAC-SHA256 over id, timestamp and the body as it came, byte for byte.
 verify() {
-  local key wanted one again age
+  local key wanted one again age signatures
   cat >"$folder/webhook"
+  # Arithmetic would run what else stands there.
+  if ! [[ $WEBHOOK_TIMESTAMP =~ ^[1-9][0-9]{0,11}$ ]]; then echo forged; return 1; fi
   age=$(($(date +%s) - WEBHOOK_TIMESTAMP))
   if [ "${age#-}" -gt "$tolerance_seconds" ]; then echo forged; return 1; fi
   key="$(base64 -d <<<"${WEBHOOK_SECRET#whsec_}" | od -An -v -tx1 | tr -d ' \n')"
@@ -128,7 +130,8 @@ verify() {
   # A shell compares in no constant time. What it compares here are digests with a key that nobody knows: how soon they
   # differ tells nothing. There are several signatures while a secret is rotated; one that fits is enough.
   again="$(openssl rand -hex 32)"
-  for one in $WEBHOOK_SIGNATURE; do
+  read -ra signatures <<<"$WEBHOOK_SIGNATURE"
+  for one in "${signatures[@]}"; do
     if [ "$(printf 'v1,%s' "$wanted" | mac "$again")" = "$(printf '%s' "$one" | mac "$again")" ]; then
       echo genuine
       return

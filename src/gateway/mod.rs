@@ -363,8 +363,13 @@ impl Gateway {
     /// # Errors
     /// [`StoreError`].
     pub async fn find(&self, caller: &Caller, key: &str) -> Result<Option<Transaction>, StoreError> {
-        let key = caller.own_tenant().scoped(key);
-        self.0.store.find_by_idempotency_key(&key).await
+        let tenant = caller.own_tenant();
+        let found = self.0.store.find_by_idempotency_key(&tenant.scoped(key)).await?;
+        // What is asked for may have the form of another tenant's key, or of one of ours.
+        let is_it = |tx: &Transaction| {
+            tx.tenant == tenant && tx.idempotency.as_ref().is_some_and(|(own, _)| own == key)
+        };
+        Ok(found.filter(is_it))
     }
 
     /// The record with this id once it is settled, or as it stands after `at_most`.

@@ -4,13 +4,17 @@
 //! again and decides anew; a worker that lost sends nothing. A crash leaves the change made or not made, and each may be
 //! asked for again: the answer is then the same.
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::{Accepted, Caller, Gateway, Item, Refusal};
 use crate::domain::{
-    Action, Cause, Event, FailureCode, LedgerTxId, Receipt, State, Transaction, TransactionId,
+    Action, Cause, Event, FailureCode, LedgerTxId, Receipt, State, Timestamp, Transaction, TransactionId,
 };
+use crate::store::documents::{DocumentChange, Kind};
 use crate::store::{self, Change, StoreError};
 
 /// Why a transaction was left as it is.
@@ -47,6 +51,18 @@ pub struct Verdict {
 
 /// The ledger code of what an operator settled.
 const BY_OPERATOR: &str = "SETTLED_BY_OPERATOR";
+
+const RETRY: Kind = "retry";
+
+/// Retention keeps what is done for a day at least.
+const NOT_YET_PRUNED: Duration = Duration::from_secs(12 * 3_600);
+
+/// By which transaction a failed one was run again, and when that was noted.
+#[derive(Serialize, Deserialize)]
+struct Retry {
+    id: TransactionId,
+    at: Timestamp,
+}
 
 impl Gateway {
     /// Ends a transaction before anything of it is sent. One that is cancelled already stays as it is.
@@ -111,6 +127,9 @@ impl Gateway {
 
     /// Runs a failed transaction again as a new one that names it. Asked for again, it answers the same new one.
     ///
+    /// Which one that is, is noted before it is stored, and outlives it: retention may take the new one long before the
+    /// old, and then it must not be run a third time (I2).
+    ///
     /// # Errors
     /// [`ActionRefusal`].
     pub async fn retry(&self, caller: &Caller, id: TransactionId) -> Result<Accepted, ActionRefusal> {
@@ -127,10 +146,44 @@ impl Gateway {
         // What it waited for has come, or no longer matters.
         request.not_before = None;
         let (mut retry, lane) = self.check_item(&failed.tenant, Item { request, key: None }, None)?;
+        let note = self.note_retry(failed.id, retry.id).await?;
+        if note.id != retry.id {
+            if let Some(transaction) = self.0.store.get(note.id).await? {
+                return Ok(Accepted {
+                    transaction,
+                    repeated: true,
+                });
+            }
+            // It was noted, and a crash came before it was stored; or it was stored, and retention took it.
+            if retry.created_at.since(note.at) > NOT_YET_PRUNED {
+                let id = note.id;
+                return Err(ActionRefusal::NotNow(format!(
+                    "it was run again as transaction {id}, which is no longer kept; send the request anew if it is still wanted"
+                )));
+            }
+            retry.id = note.id;
+        }
         retry.idempotency = Some((failed.retry_key(), retry.request.fingerprint()));
         retry.origin = caller.origin(None);
         retry.origin.retry_of = Some(failed.id);
         Ok(self.admit(retry, &lane).await?)
+    }
+
+    /// Notes which transaction runs a failed one again, unless that is noted already. Answers what stands.
+    async fn note_retry(&self, failed: TransactionId, retry: TransactionId) -> Result<Retry, StoreError> {
+        let note = Retry {
+            id: retry,
+            at: self.0.clock.now(),
+        };
+        loop {
+            if let Some(noted) = self.0.documents.document(RETRY, &failed.to_string()).await? {
+                return noted.read();
+            }
+            let create = DocumentChange::create(RETRY, failed.to_string(), &note)?;
+            if self.0.documents.change_documents(vec![create]).await? {
+                return Ok(note);
+            }
+        }
     }
 
     /// The transaction that runs this failed one again, if somebody asked for that.
@@ -141,9 +194,11 @@ impl Gateway {
         if !matches!(tx.state, State::Failed { .. }) {
             return Ok(None);
         }
-        let key = tx.tenant.scoped(&tx.retry_key());
-        let retry = self.0.store.find_by_idempotency_key(&key).await?;
-        Ok(retry.map(|retry| retry.id))
+        let noted = self.0.documents.document(RETRY, &tx.id.to_string()).await?;
+        Ok(noted
+            .map(|noted| noted.read::<Retry>())
+            .transpose()?
+            .map(|retry| retry.id))
     }
 
     /// Applies what `decide` says until that is stored: `Ok(None)` leaves the record as it is, `Err` says why not.

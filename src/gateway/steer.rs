@@ -158,7 +158,7 @@ impl Gateway {
             // Whoever changed it meanwhile may have changed what this has to fit to.
             if self.0.documents.change_documents(vec![change]).await? {
                 tracing::info!(by = %caller.subject, ledger, ?before, ?after, "the lane was steered");
-                lane.steer(course);
+                lane.steer(course, stored.map_or(1, |stored| stored.version + 1));
                 let status = self.status(lane, &self.0.store.backlog());
                 return Ok(status);
             }
@@ -175,7 +175,7 @@ impl Gateway {
                 continue;
             };
             match overrides(Some(&document))?.course(lane.configured()) {
-                Ok(course) => lane.steer(course),
+                Ok(course) => lane.steer(course, document.version),
                 // The configuration has changed since; what was set then does not fit any more.
                 Err(faults) => {
                     tracing::error!(
@@ -183,10 +183,11 @@ impl Gateway {
                         ?faults,
                         "what was set for this lane does not fit its configuration; it is paused until it is set anew"
                     );
-                    lane.steer(Course {
+                    let stopped = Course {
                         paused: true,
                         settings: *lane.configured(),
-                    });
+                    };
+                    lane.steer(stopped, document.version);
                 }
             }
         }

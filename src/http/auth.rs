@@ -3,9 +3,11 @@
 //! Everything below `/v1` and `/metrics` is behind this. An action is answered once its entry in the audit log is on the disk;
 //! if that cannot be written, the answer is 503 although the action took effect, and a repeat will say so.
 
+use std::net::IpAddr;
+
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -43,8 +45,58 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
         return next.run(Request::from_parts(parts, body)).await;
     };
     parts.extensions.insert(caller.clone());
-    let response = next.run(Request::from_parts(parts, body)).await;
-    audited(&api, &caller, &action, &target, response).await
+    // In a task of its own: a client that hangs up drops the waiting, not what is to be written down.
+    let tasks = api.tasks.clone();
+    let done = tasks.spawn(async move {
+        let response = next.run(Request::from_parts(parts, body)).await;
+        audited(&api, &caller, &action, &target, response).await
+    });
+    done.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "an action ended badly");
+        let detail = "the gateway could not answer; read what became of it, and repeat it if need be";
+        ApiError::new(Code::Internal, detail).into_response()
+    })
+}
+
+/// Where nobody needs a key, this machine is the only guard, and a browser on it is everybody's. So a page from
+/// elsewhere must not pass for the operator: neither by a name that it lets lead here, nor by a request that a browser
+/// sends for any page.
+fn comes_from_here(api: &Api, headers: &HeaderMap, method: &Method) -> Result<(), ApiError> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let refused = |detail: &str| Err(ApiError::new(Code::Forbidden, detail));
+    let host = text(header::HOST).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| match port.parse::<u16>() {
+            Ok(_) => name,
+            Err(_) => host,
+        });
+    let literal = name.trim_start_matches('[').trim_end_matches(']');
+    if !name.eq_ignore_ascii_case("localhost") && literal.parse::<IpAddr>().is_err() {
+        return refused(
+            "without keys, the gateway answers to an address or to localhost, not to other names; make a key with `sluicegate keys create`",
+        );
+    }
+    if let Some(origin) = text(header::ORIGIN) {
+        let own = origin
+            .split_once("://")
+            .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
+        let allowed = api.cors_origins.iter().any(|one| one == "*" || one == origin);
+        if !own && !allowed {
+            return refused("without keys, pages from elsewhere are not let in (http.cors_origins)");
+        }
+    } else if !method.is_safe()
+        && headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site == "cross-site")
+    {
+        return refused("without keys, pages from elsewhere are not let in");
+    }
+    Ok(())
 }
 
 /// Probes, pages, the API's document and the question what a route can do are for everybody.
@@ -87,6 +139,9 @@ async fn identify(api: &Api, request: &Parts) -> Result<Caller, ApiError> {
     let credential = credential(&request.headers)?;
     let from = peer.map(|peer| peer.address);
     let mut caller = api.auth.caller(credential, from).await?;
+    if credential.is_none() {
+        comes_from_here(api, &request.headers, &request.method)?;
+    }
     if credential.is_none()
         && let Some(name) = peer.and_then(|peer| peer.certificate.as_deref())
     {

@@ -73,6 +73,10 @@ pub(crate) struct Api {
     /// The right to have an event stream open.
     streams: Arc<Semaphore>,
     heartbeat: Duration,
+    /// Pages of these origins may use the API.
+    cors_origins: Arc<[String]>,
+    /// Owns what has to go on when its client has gone.
+    tasks: TaskTracker,
     document: Document,
 }
 
@@ -90,9 +94,11 @@ impl Api {
         document: Document,
     ) -> Self {
         Self {
-            feed: Feed::new(gateway.clone(), tasks),
+            feed: Feed::new(gateway.clone(), tasks.clone()),
             streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
             heartbeat: settings.stream_heartbeat,
+            cors_origins: settings.cors_origins.as_slice().into(),
+            tasks,
             gateway,
             auth,
             metrics,

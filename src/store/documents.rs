@@ -16,6 +16,9 @@ use super::StoreError;
 /// What a document is about; each has its own keys. Short and lower case.
 pub type Kind = &'static str;
 
+/// In bytes: what both stores take as a key.
+const LONGEST_KEY: usize = 512;
+
 /// A stored document.
 #[derive(Debug, Clone)]
 pub struct Document {
@@ -85,6 +88,12 @@ impl DocumentChange {
         expected: Option<u64>,
         body: &impl Serialize,
     ) -> Result<Self, StoreError> {
+        if key.len() > LONGEST_KEY {
+            let found = key.len();
+            return Err(StoreError::Damaged(format!(
+                "the key of a document has {found} bytes"
+            )));
+        }
         let body = serde_json::value::to_raw_value(body)
             .map_err(|error| StoreError::Damaged(format!("the document {key} cannot be written: {error}")))?;
         Ok(Self {

@@ -138,9 +138,17 @@ impl Due {
     }
 }
 
-/// A place in the order of changes. Opaque to others than the store that made it; later ones compare as greater.
+/// A place in the order of changes. Opaque to others than the store that made it; of the same log, later ones compare as
+/// greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub(crate) u64, pub(crate) u64);
+
+impl Position {
+    /// Whether both are places in the same order.
+    pub fn is_of_the_log_of(self, other: Self) -> bool {
+        self.0 == other.0
+    }
+}
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -24,6 +24,7 @@ use crate::config::AllowedTarget;
 
 /// The longest URL.
 pub(super) const MAX_URL: usize = 2_048;
+const MAX_HOST: usize = 253;
 
 /// How long an accept may wait for a name.
 const LOOK_UP: Duration = Duration::from_secs(2);
@@ -116,6 +117,10 @@ impl Guard {
             // What it stands for is not up to a resolver (RFC 6761).
             Some(Host::Domain(name)) if is_local(name) => {
                 self.judge(Some(name), Ipv4Addr::LOCALHOST.into())?
+            }
+            // No resolver knows a longer one (RFC 1035), and it is part of a key in the store.
+            Some(Host::Domain(name)) if name.len() > MAX_HOST => {
+                return wrong(&format!("names a host of more than {MAX_HOST} bytes"));
             }
             Some(Host::Domain(_)) => {}
             None => return wrong("must name a host"),

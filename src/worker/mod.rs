@@ -321,18 +321,17 @@ impl Lane {
         self.steering.course()
     }
 
-    /// Sets it on another course: pause, rate, burst and batches. What is in flight is brought to its end.
-    pub fn steer(&self, course: Course) {
-        if self.course() == course {
-            return;
-        }
-        let before = self.steering.set(course);
+    /// Sets it on another course: pause, rate, burst and batches. One of a lower `version` than was set before changes
+    /// nothing. While it is paused, outcomes that the ledger tells are taken; of what it does not tell, nobody asks.
+    pub fn steer(&self, course: Course, version: u64) {
         let pace = |course: Course| (course.settings.rate_per_second, course.settings.burst);
-        if pace(before) != pace(course) {
-            let (rate, burst) = pace(course);
-            self.limiter.set(rate, burst);
-            self.pace.set(rate, burst);
-        }
+        self.steering.set(course, version, |before| {
+            if pace(before) != pace(course) {
+                let (rate, burst) = pace(course);
+                self.limiter.set(rate, burst);
+                self.pace.set(rate, burst);
+            }
+        });
     }
 
     /// What this lane counts.

@@ -18,7 +18,8 @@ pub struct Course {
 }
 
 pub(super) struct Steering {
-    course: RwLock<Course>,
+    /// With the version of what it was set by: 0 is the configuration.
+    course: RwLock<(Course, u64)>,
     changed: Notify,
 }
 
@@ -29,21 +30,25 @@ impl Steering {
             settings,
         };
         Self {
-            course: RwLock::new(course),
+            course: RwLock::new((course, 0)),
             changed: Notify::new(),
         }
     }
 
     pub(super) fn course(&self) -> Course {
-        *self.course.read().unwrap_or_else(PoisonError::into_inner)
+        self.course.read().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Sets another course. Answers the one before.
-    pub(super) fn set(&self, course: Course) -> Course {
+    /// Sets another course, unless a later one is set. `apply` is told the one before; nobody else sets one meanwhile.
+    pub(super) fn set(&self, course: Course, version: u64, apply: impl FnOnce(Course)) {
         let mut current = self.course.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, course);
+        let (before, stands) = *current;
+        if version < stands || (course == before && version == stands) {
+            return;
+        }
+        *current = (course, version);
+        apply(before);
         self.changed.notify_waiters();
-        before
     }
 
     /// Waits until it is not paused. Cancel safe.

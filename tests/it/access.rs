@@ -46,6 +46,39 @@ pub(crate) async fn operator(app: &TestApp) -> String {
     make_key(app, None, &all).await.1
 }
 
+/// Without keys this machine is the only guard, and a browser on it is everybody's.
+#[tokio::test]
+async fn without_keys_pages_from_elsewhere_are_not_the_operator() {
+    let app =
+        TestApp::with(|settings| settings.http.cors_origins = vec!["https://ui.example".to_owned()]).await;
+    let list = || app.request("GET", "/v1/transactions");
+    let port = app.address.port();
+    for (name, value, let_in) in [
+        ("host", format!("localhost:{port}"), true),
+        ("host", format!("[::1]:{port}"), true),
+        ("host", "127.0.0.1".to_owned(), true),
+        ("host", format!("evil.example:{port}"), false),
+        ("host", "localhost.evil.example".to_owned(), false),
+        ("origin", format!("http://{}", app.address), true),
+        ("origin", "https://ui.example".to_owned(), true),
+        ("origin", "https://evil.example".to_owned(), false),
+        ("origin", "null".to_owned(), false),
+        // A browser that asks to read is kept from the answer anyway.
+        ("sec-fetch-site", "cross-site".to_owned(), true),
+    ] {
+        let answer = app.send(list().header(name, &value)).await;
+        match let_in {
+            true => assert_eq!(answer.status, 200, "{name}: {value}: {}", answer.text),
+            false => drop(answer.problem(403, "SG-0019")),
+        }
+    }
+    let act = app.request("POST", "/v1/webhooks/callback/rotate-secret");
+    app.send(act.header("sec-fetch-site", "cross-site"))
+        .await
+        .problem(403, "SG-0019");
+    app.finish().await;
+}
+
 #[tokio::test]
 async fn from_the_first_key_on_nobody_gets_in_without_one() {
     let app = TestApp::start().await;

@@ -72,6 +72,18 @@ async fn i9_another_tenants_record_is_as_good_as_none() {
     let by_operator = submit(&app, &operator, Some("k1"), &body).await.expect(202);
     assert_eq!(by_operator.json()["tenant"], "default");
 
+    // Those who have no tenant write keys as they are; what a tenant's key is stored as is no key of theirs.
+    let body_of_default = json!({"name": "default", "tenant": "default", "scopes": ["submit", "read"]});
+    let default = make_key(&app, Some(&operator), &body_of_default).await.1;
+    assert_eq!(
+        ids(&app, &default, "idempotency_key=k1").await,
+        [by_operator.id()]
+    );
+    for of_others in ["acme%20k1", "emca%20k1", "acme+k1"] {
+        let found = ids(&app, &default, &format!("idempotency_key={of_others}")).await;
+        assert!(found.is_empty(), "{of_others}");
+    }
+
     let unknown = "01a1ff2d-47d0-7269-b9af-479c28b17c4b";
     let settle = json!({"outcome": "done", "note": "seen on the ledger"});
     for (method, rest, body) in [

@@ -117,6 +117,42 @@ async fn a_retry_is_one_new_record_that_names_the_old_one() {
     app.finish().await;
 }
 
+/// Retention takes what is done before what has failed; what was run again must not be run a third time.
+#[tokio::test]
+async fn i2_a_retry_that_is_no_longer_kept_is_not_made_anew() {
+    let ledger = Scripted::new(&[Act::Reject], true);
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let mut settings = settings();
+    settings.retention.done = Some(Duration::from_secs(24 * 3_600));
+    let app = TestApp::on(ledger.clone(), clock.clone(), settings).await;
+    let failed = app.settle(&add("hits", 1)).await;
+    assert_eq!(failed.json()["status"], "failed");
+    let retry = app.act(&failed.id(), "retry").await.expect(202).id();
+    eventually("it is done", async || {
+        (app.record(&retry).await["status"] == "done").then_some(())
+    })
+    .await;
+    let again = app.act(&failed.id(), "retry").await.expect(200);
+    assert_eq!(
+        (again.id(), again.header("idempotent-replayed")),
+        (retry.clone(), Some("true"))
+    );
+    eventually("retention takes it", async || {
+        clock.advance(Duration::from_secs(3_600));
+        let found = app.get(&format!("/v1/transactions/{retry}")).await;
+        (found.status == 404).then_some(())
+    })
+    .await;
+    let refused = app.act(&failed.id(), "retry").await.problem(409, "SG-0023");
+    assert!(
+        refused["detail"].as_str().expect("a detail").contains(&retry),
+        "{refused}"
+    );
+    assert_eq!(app.record(&failed.id()).await["retried_by"], json!(retry));
+    assert_eq!(ledger.effects(), 1);
+    app.finish().await;
+}
+
 #[tokio::test]
 async fn i3_a_person_settles_what_the_ledger_cannot_tell() {
     for (body, status) in [

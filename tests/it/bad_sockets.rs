@@ -30,7 +30,7 @@ async fn i10_what_is_not_http() {
         b"hello\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /livez HTTP/9.9\r\n\r\n",
-        b"GET /liv ez HTTP/1.1\r\nhost: g\r\n\r\n",
+        b"GET /liv ez HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nno colon here\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nna me: x\r\n\r\n",
         b"POST /v1/transactions HTTP/1.1\r\ncontent-length: many\r\n\r\n",
@@ -55,16 +55,19 @@ async fn i10_heads_beyond_all_bounds() {
         .collect();
     let long = format!("x: {}\r\n", "x".repeat(100 << 10));
     let fits = format!("x: {}\r\n", "x".repeat(60 << 10));
-    let head = format!("GET /livez HTTP/1.1\r\nhost: g\r\nconnection: close\r\n{fits}\r\n");
+    let head = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{fits}\r\n");
     let answer = raw::exchange(app.address, head.as_bytes()).await;
     answer.expect("an answer").expect(200);
     for lines in [&many, &long] {
-        let head = format!("GET /livez HTTP/1.1\r\nhost: g\r\nconnection: close\r\n{lines}\r\n");
+        let head = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{lines}\r\n");
         if let Some(answer) = raw::exchange(app.address, head.as_bytes()).await {
             assert_eq!(answer.status, 431, "{answer:?}");
         }
     }
-    let long = format!("GET /{} HTTP/1.1\r\nhost: g\r\n\r\n", "x".repeat(100 << 10));
+    let long = format!(
+        "GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "x".repeat(100 << 10)
+    );
     if let Some(answer) = raw::exchange(app.address, long.as_bytes()).await {
         assert!(matches!(answer.status, 414 | 431), "{answer:?}");
     }
@@ -114,7 +117,11 @@ async fn i10_a_body_that_breaks_off() {
 async fn i10_a_head_that_never_ends_loses_its_connection() {
     let app = impatient().await;
     let silent = raw::open(app.address, b"").await;
-    let stuck = raw::open(app.address, b"POST /v1/transactions HTTP/1.1\r\nhost: g\r\n").await;
+    let stuck = raw::open(
+        app.address,
+        b"POST /v1/transactions HTTP/1.1\r\nhost: localhost\r\n",
+    )
+    .await;
     let mut dripping = raw::open(app.address, b"POST /v1/transactions HTTP/1.1\r\n").await;
     // Always something, never an end: the time is for the whole head.
     let drip = async {
@@ -156,8 +163,8 @@ async fn i10_a_body_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn connections_are_used_again() {
     let app = TestApp::start().await;
-    let bad = "POST /v1/transactions HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{]";
-    let last = "GET /livez HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";
+    let bad = "POST /v1/transactions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{]";
+    let last = "GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = raw::exchange(app.address, format!("{bad}{last}").as_bytes())
         .await
         .expect("answers");

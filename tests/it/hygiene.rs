@@ -2,7 +2,38 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+use sluicegate::kv::EngineKind;
+use sluicegate::store::TransactionStore;
+use sluicegate::store::embedded::{DataFolder, EmbeddedStore};
+use sluicegate::telemetry::metrics::Metrics;
+
 use crate::support::{Answer, TestApp, add, with};
+
+/// What comes after the answer belongs to the same trace.
+#[tokio::test]
+async fn a_record_keeps_the_trace_that_it_came_with() {
+    let app = TestApp::stalled().await;
+    let theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let send = async |path: &str, body: serde_json::Value| {
+        let request = app.request("POST", path).header("traceparent", theirs);
+        app.send(request.json(&body)).await
+    };
+    let one = send("/v1/transactions", add("hits", 1)).await.expect(202).json();
+    let many = send("/v1/transactions/batch", json!([add("hits", 1)]))
+        .await
+        .expect(200)
+        .json();
+    let stopped = app.leave().await;
+    let folder = DataFolder::hold(&stopped.data, EngineKind::Redb).expect("holds");
+    let metrics = Metrics::new().expect("metrics").store();
+    let store = EmbeddedStore::open(EngineKind::Redb, &folder.store(), 1 << 20, metrics).expect("opens");
+    for id in [&one["id"], &many["items"][0]["transaction"]["id"]] {
+        let id = id.as_str().expect("an id").parse().expect("a UUID");
+        let tx = store.get(id).await.expect("reads").expect("is there");
+        assert_eq!(tx.origin.trace.as_deref(), Some(theirs));
+    }
+}
 
 #[tokio::test]
 async fn every_answer_names_its_request() {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
 use super::super::dto::TransactionView;
@@ -19,13 +19,13 @@ use crate::store::{Position, StoreError};
 
 /// So many changes are kept for those who follow.
 const KEPT: usize = 512;
-/// A larger record is not kept: whoever wants it reads it.
+/// A larger record, with what clients do not see of it, is not kept: whoever wants it reads it.
 const LARGEST_KEPT: usize = 32 << 10;
 /// So many changes are read at once, by the one reader and by who catches up.
 const PAGE: usize = 128;
-const CATCH_UP_PAGE: usize = 16;
-/// So many may hold what they read while they catch up.
-const CATCHING_UP: usize = 64;
+const CATCH_UP_PAGE: usize = 4;
+/// So many who catch up read at the same time.
+const CATCHING_UP: usize = 16;
 /// Changes of other processes, and those that become visible late, are looked for so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// After each look it rests so long: what comes meanwhile is read at once.
@@ -50,18 +50,19 @@ impl Update {
     }
 
     fn is_large(&self) -> bool {
-        self.record
-            .as_ref()
-            .is_some_and(|(_, json)| json.len() > LARGEST_KEPT)
+        self.record.as_ref().is_some_and(|(tx, json)| {
+            let sent = tx.state.sent().map_or(0, |sent| sent.envelope.len());
+            let private: usize = tx.request.transient.values().map(String::len).sum();
+            json.len() + sent + private > LARGEST_KEPT
+        })
     }
 }
 
-/// What was read from the store by one who catches up, and the right to hold it.
+/// What was read from the store by one who catches up.
 pub(super) struct Read {
     pub(super) updates: Vec<Update>,
     pub(super) next: Position,
     pub(super) more: bool,
-    pub(super) held: OwnedSemaphorePermit,
 }
 
 /// Where those who follow get their changes from.
@@ -69,7 +70,7 @@ pub(crate) struct Feed {
     gateway: Arc<Gateway>,
     /// Whom the reader tells; `None` while there is no reader.
     told: Mutex<Option<broadcast::Sender<Arc<Update>>>>,
-    catching_up: Arc<Semaphore>,
+    catching_up: Semaphore,
     tasks: TaskTracker,
 }
 
@@ -78,7 +79,7 @@ impl Feed {
         Arc::new(Self {
             gateway,
             told: Mutex::new(None),
-            catching_up: Arc::new(Semaphore::new(CATCHING_UP)),
+            catching_up: Semaphore::new(CATCHING_UP),
             tasks,
         })
     }
@@ -103,7 +104,7 @@ impl Feed {
 
     /// What changed after a position; `None` if that is not known any more.
     pub(super) async fn catch_up(&self, after: Position) -> Result<Option<Read>, StoreError> {
-        let Ok(held) = self.catching_up.clone().acquire_owned().await else {
+        let Ok(_reading) = self.catching_up.acquire().await else {
             return Ok(None);
         };
         let changes = self.gateway.changes(after, CATCH_UP_PAGE).await?;
@@ -115,7 +116,6 @@ impl Feed {
                 .collect(),
             next: changes.next,
             more: changes.more,
-            held,
         }))
     }
 
@@ -148,11 +148,20 @@ impl Feed {
     ) -> Result<bool, StoreError> {
         let from = match *at {
             Some(at) => at,
-            None => self.gateway.last_change().await?,
+            None => {
+                let from = self.gateway.last_change().await?;
+                // Whoever is not here yet has missed something, and reads it.
+                let _nobody = told.send(Arc::new(Update {
+                    at: from,
+                    record: None,
+                }));
+                *at = Some(from);
+                from
+            }
         };
-        // A position that is not known any more: whoever follows finds that out by itself.
-        *at = None;
         let Some(changes) = self.gateway.changes(from, PAGE).await? else {
+            // The position is not known any more; whoever follows is told of the next one, and finds that out.
+            *at = None;
             return Ok(true);
         };
         for (position, tx) in changes.items {

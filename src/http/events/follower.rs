@@ -45,8 +45,6 @@ pub(super) struct Follower {
     given: Position,
     /// Events that are ready to be sent.
     ahead: VecDeque<Event>,
-    /// The right to hold them, if they were read from the store.
-    held: Option<OwnedSemaphorePermit>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -78,7 +76,6 @@ impl Follower {
             at,
             given: at,
             ahead,
-            held: None,
             _permit: permit,
         })
     }
@@ -90,7 +87,6 @@ impl Follower {
             if let Some(event) = self.ahead.pop_front() {
                 return Some(event);
             }
-            self.held = None;
             let hub = self.feed.gateway().hub().clone();
             tokio::select! {
                 () = self.advance() => {}
@@ -105,8 +101,10 @@ impl Follower {
         match &mut self.way {
             Way::CatchingUp => self.catch_up().await,
             Way::Following(told) => match told.recv().await {
-                Ok(update) if update.at <= self.at => {}
-                Ok(update) if update.record.is_none() => self.way = Way::CatchingUp,
+                Ok(update) if update.at.is_of_the_log_of(self.at) && update.at <= self.at => {}
+                Ok(update) if update.record.is_none() || !update.at.is_of_the_log_of(self.at) => {
+                    self.way = Way::CatchingUp;
+                }
                 Ok(update) => self.take(&update),
                 Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {
                     self.way = Way::CatchingUp;
@@ -125,7 +123,6 @@ impl Follower {
                     self.take(update);
                 }
                 self.at = read.next;
-                self.held = Some(read.held);
                 if !read.more {
                     self.way = Way::Following(told);
                 }

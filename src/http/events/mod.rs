@@ -175,7 +175,11 @@ impl One {
     async fn next(&mut self) -> Option<(Event, bool)> {
         let beat = tokio::time::Instant::now() + self.api.heartbeat;
         if let Some(first) = self.ready.take() {
-            if first.version <= self.seen && first.is_settled() {
+            // Of a store that went back in time since, or of something else: told from the start.
+            if self.seen > first.version {
+                self.seen = 0;
+            }
+            if first.version == self.seen && first.is_settled() {
                 return None;
             }
             // `self.seen` stays: what is newer than that is told next.

@@ -57,9 +57,9 @@ pub(super) fn tenant_prefix(tenant: &TenantName, status: Status) -> Vec<u8> {
     [b"t", tenant.as_str().as_bytes(), &[0, status_byte(status)]].concat()
 }
 
-/// The tenant in a key of its listing, if that is of a record that is not settled.
-pub(super) fn pending_tenant(key: &[u8]) -> Option<TenantName> {
-    let [b't', name @ .., 0, b'p'] = key.get(..key.len().checked_sub(16)?)? else {
+/// The tenant in a key of its listing.
+pub(super) fn listed_tenant(key: &[u8]) -> Option<TenantName> {
+    let [b't', name @ .., 0, _] = key.get(..key.len().checked_sub(16)?)? else {
         return None;
     };
     TenantName::new(std::str::from_utf8(name).ok()?)

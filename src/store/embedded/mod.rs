@@ -253,14 +253,26 @@ fn counts_of(engine: &dyn KvEngine) -> Result<Counts, KvError> {
 
 /// How many are not settled, by tenant, of those other than the default one.
 fn pending_by_tenant(engine: &dyn KvEngine) -> Result<BTreeMap<TenantName, u64>, KvError> {
-    let mut pending = BTreeMap::new();
-    engine.scan(b"t"..&after(b"t"), Order::Ascending, &mut |key, _| {
-        if let Some(tenant) = keys::pending_tenant(key) {
-            *pending.entry(tenant).or_default() += 1;
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(pending)
+    let (mut pending, mut from, end) = (BTreeMap::new(), b"t".to_vec(), after(b"t"));
+    // From tenant to tenant, past all that is settled.
+    loop {
+        let mut next = None;
+        engine.scan(&from..&end, Order::Ascending, &mut |key, _| {
+            next = keys::listed_tenant(key);
+            ControlFlow::Break(())
+        })?;
+        let Some(tenant) = next else {
+            return Ok(pending);
+        };
+        let first = keys::tenant_prefix(&tenant, Status::Pending);
+        from = after(&first);
+        let mut count = 0;
+        engine.scan(&first..&from, Order::Ascending, &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        pending.insert(tenant, count);
+    }
 }
 
 /// The first key after all that start with `prefix`; keys start with an ASCII letter.

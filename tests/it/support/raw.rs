@@ -48,7 +48,7 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Answer
 
 /// The head of a POST to `/v1/transactions` on a connection that is used once, with more header lines.
 pub(crate) fn head(lines: &[&str]) -> String {
-    let mut head = "POST /v1/transactions HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n".to_owned();
+    let mut head = "POST /v1/transactions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n".to_owned();
     for line in lines {
         head += line;
         head += "\r\n";
