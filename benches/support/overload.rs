@@ -341,13 +341,18 @@ pub(super) fn allow_many_connections() {
     setrlimit(Resource::Nofile, files).expect("as many connections as are allowed");
 }
 
+/// The section of a ledger `slow`, which cuts a block so long after a transaction came in.
+pub(super) fn slow_ledger(block_after: Duration) -> String {
+    format!(
+        "[ledgers.slow]\nkind = 'simulator'\nmax_message_count = 10\nbatch_timeout_ms = {}\n",
+        block_after.as_millis()
+    )
+}
+
 /// `count` clients wait for one transaction, all on connections of their own, and are told.
 pub async fn waiters(count: usize, quiet: Duration, block_after: Duration) -> Measured {
     let folder = tempfile::tempdir().expect("folder");
-    let slow = format!(
-        "[ledgers.slow]\nkind = 'simulator'\nmax_message_count = 10\nbatch_timeout_ms = {}\n",
-        block_after.as_millis()
-    );
+    let slow = slow_ledger(block_after);
     // As many shells and service managers start it.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -S -n 256 && exec \"$0\" serve"]);

@@ -13,18 +13,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::overload::{Measured, allow_many_connections, bounded, everything_took_effect, probe, simulator};
+use super::overload::{
+    Measured, allow_many_connections, bounded, everything_took_effect, probe, simulator, slow_ledger,
+};
 use super::{ask, body};
 
 /// `count` clients follow events, all on connections of their own: half of them one transaction, half all of them, out of
 /// which one concerns them. All are told.
 pub async fn streams(count: usize, quiet: Duration, block_after: Duration) -> Measured {
     let folder = tempfile::tempdir().expect("folder");
-    let slow = format!(
-        "[ledgers.slow]\nkind = 'simulator'\nmax_message_count = 10\nbatch_timeout_ms = {}\n",
-        block_after.as_millis()
-    );
-    let server = simulator(folder.path(), 1_000.0, &slow);
+    let server = simulator(folder.path(), 1_000.0, &slow_ledger(block_after));
     let idle = probe(&server, quiet).await;
     allow_many_connections();
     let post = |ledger: &str| {

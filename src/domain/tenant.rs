@@ -1,5 +1,6 @@
 //! Who a transaction belongs to, who brought it, and what people did to it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,10 +37,10 @@ impl TenantName {
     }
 
     /// What an idempotency key of this tenant is stored as: keys hold no spaces, so those of two tenants never meet.
-    pub fn scoped(&self, key: &str) -> String {
+    pub fn scoped<'k>(&self, key: &'k str) -> Cow<'k, str> {
         match self.is_default() {
-            true => key.to_owned(),
-            false => format!("{self} {key}"),
+            true => Cow::Borrowed(key),
+            false => Cow::Owned(format!("{self} {key}")),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The record: one transaction, its version and a bounded history of its attempts.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -228,7 +229,7 @@ impl Transaction {
     }
 
     /// What its idempotency key is stored as, over all tenants.
-    pub fn idempotency_entry(&self) -> Option<String> {
+    pub fn idempotency_entry(&self) -> Option<Cow<'_, str>> {
         self.idempotency.as_ref().map(|(key, _)| self.tenant.scoped(key))
     }
 

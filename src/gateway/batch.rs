@@ -110,7 +110,7 @@ impl Gateway {
         };
         let key = transaction.idempotency_entry();
         if let Some(key) = &key
-            && let Some(first) = batch.keys.insert(key.clone(), batch.answers.len())
+            && let Some(first) = batch.keys.insert(key.to_string(), batch.answers.len())
         {
             return refused(Refusal::Invalid(vec![FieldError {
                 pointer: "/idempotency_key".to_owned(),

@@ -14,7 +14,7 @@ use super::Api;
 use super::caller::Who;
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::error::ApiError;
-use super::params::{self, Name, Pairs, bad};
+use super::params::{self, FilterPrint, Name, Pairs, bad};
 use super::transactions::{json, missing, transaction_id};
 use super::webhooks::WRITE;
 use crate::domain::{Timestamp, TransactionId};
@@ -180,7 +180,7 @@ pub(super) async fn list(
         items: page.items.iter().map(DeliveryView::from).collect(),
         next_cursor: page
             .next
-            .map(|key| URL_SAFE_NO_PAD.encode([&bound, key.as_bytes()].concat())),
+            .map(|key| URL_SAFE_NO_PAD.encode([bound.as_bytes(), key.as_bytes()].concat())),
     };
     Ok(json(StatusCode::OK, &view))
 }
@@ -293,16 +293,16 @@ fn listing(pairs: Vec<(String, String)>) -> Result<(DeliveryFilter, Option<Strin
 }
 
 /// What stands for a filter in a cursor.
-fn print(filter: &DeliveryFilter) -> [u8; 8] {
+fn print(filter: &DeliveryFilter) -> FilterPrint {
     let words = format!("{:?} {:?} {:?}", filter.webhook, filter.transaction, filter.state);
-    let mut print = [0; 8];
-    print.copy_from_slice(&Sha256::digest(words)[..8]);
-    print
+    FilterPrint::of_hash(Sha256::new().chain_update(words))
 }
 
-fn read_cursor(text: &str, bound: [u8; 8]) -> Result<String, ApiError> {
+fn read_cursor(text: &str, bound: FilterPrint) -> Result<String, ApiError> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok();
-    let key = bytes.as_deref().and_then(|bytes| bytes.strip_prefix(&bound));
+    let key = bytes
+        .as_deref()
+        .and_then(|bytes| bytes.strip_prefix(bound.as_bytes()));
     let key = key.and_then(|key| String::from_utf8(key.to_vec()).ok());
     // A store takes such keys only.
     key.filter(|key| !key.is_empty() && key.len() <= 512 && !key.contains('\0')).ok_or_else(|| {

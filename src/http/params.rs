@@ -205,9 +205,18 @@ impl FilterPrint {
                 hash.update(text);
             }
         }
+        Self::of_hash(hash)
+    }
+
+    /// What was hashed is all that tells one listing from another.
+    pub(super) fn of_hash(hash: Sha256) -> Self {
         let mut print = [0; 8];
         print.copy_from_slice(&hash.finalize()[..8]);
         Self(print)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
