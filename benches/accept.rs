@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,11 +43,31 @@ async fn noop() {
         .expect("serves");
 }
 
+/// A gateway that logs what goes wrong, or, into a file, who brings what.
+fn gateway(folder: &Path, engine: &str, logs: bool) -> Server {
+    let level = if logs { "info" } else { "warn" };
+    let config =
+        format!("[http]\nlisten = '127.0.0.1:0'\n[store]\nengine = '{engine}'\n[log]\nlevel = '{level}'\n");
+    std::fs::write(folder.join("config.toml"), config).expect("writes the configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.arg("serve").current_dir(folder);
+    if logs {
+        command.stderr(std::fs::File::create(folder.join("log")).expect("creates"));
+    }
+    Server::start(command)
+}
+
 async fn compare(connections: u64) {
-    let mut results: Vec<(&str, Vec<Load>)> =
-        ["no-op axum", "redb", "redb, with key", "sled", "sled, with key"]
-            .map(|name| (name, Vec::new()))
-            .into();
+    let mut results: Vec<(&str, Vec<Load>)> = [
+        "no-op axum",
+        "redb",
+        "redb, with key",
+        "redb, with log",
+        "sled",
+        "sled, with key",
+    ]
+    .map(|name| (name, Vec::new()))
+    .into();
     for _ in 0..ROUNDS {
         for (name, loads) in &mut results {
             let folder = tempfile::tempdir().expect("folder");
@@ -56,12 +77,7 @@ async fn compare(connections: u64) {
                     command.arg("--noop-server");
                     Server::start(command)
                 }
-                engine => Server::gateway(
-                    folder.path(),
-                    &format!(
-                        "[http]\nlisten = '127.0.0.1:0'\n[store]\nengine = '{engine}'\n[log]\nlevel = 'warn'\n"
-                    ),
-                ),
+                engine => gateway(folder.path(), engine, name.ends_with("log")),
             };
             let request = if name.ends_with("key") {
                 post_600_with_key

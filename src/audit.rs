@@ -1,7 +1,7 @@
 //! The audit log: who did what, when and from where.
 //!
 //! - What operators do is a document, on the disk before it is answered, and a log line of the target `sluicegate::audit`.
-//! - Who brought a transaction stands in its record; a log line of level `debug` tells it as well.
+//! - Who brought a transaction stands in its record, as long as that is kept, and in a log line of the same target.
 //!
 //! Entries are only ever added, and removed when retention says so. Their keys are in the order of time.
 
@@ -132,5 +132,5 @@ impl Audit {
 pub fn accepted(transaction: &Transaction) {
     let origin = &transaction.origin;
     let (who, from) = (origin.by.as_deref(), origin.from.map(tracing::field::display));
-    tracing::debug!(target: TARGET, who, tenant = %transaction.tenant, from, tx.id = %transaction.id, "accepted");
+    tracing::info!(target: TARGET, who, tenant = %transaction.tenant, from, tx.id = %transaction.id, "accepted");
 }

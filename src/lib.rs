@@ -42,6 +42,7 @@ pub mod queue;
 pub mod reconciler;
 pub mod relay;
 pub(crate) mod reread;
+pub(crate) mod share;
 pub mod store;
 pub mod telemetry;
 pub mod webhooks;

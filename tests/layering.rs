@@ -84,7 +84,16 @@ fn allowed(path: &[&str], module: &str) -> bool {
         _ if low && ABOVE.contains(&module) => false,
         // Their tests need a store to be derived from.
         "webhooks" if module == "kv" => path == ["webhooks", "tests"],
-        "webhooks" => ["clock", "config", "domain", "failpoint", "store", "telemetry"].contains(&module),
+        "webhooks" => [
+            "clock",
+            "config",
+            "domain",
+            "failpoint",
+            "share",
+            "store",
+            "telemetry",
+        ]
+        .contains(&module),
         "kv" => !SEAMS.contains(&module),
         // The embedded queue is derived from the store, and its suite needs one to derive it from.
         "queue" if module == "store" => matches!(path, ["queue", "embedded" | "conformance"]),

@@ -35,7 +35,9 @@ pub use keys::{ApiKey, KeyError, Keys, LONGEST_NAME, NewKey};
 #[derive(Debug, Error)]
 pub enum Denied {
     /// They sent nothing.
-    #[error("this needs an API key or a token: send it as `Authorization: Bearer ...`")]
+    #[error(
+        "this needs an API key or a token: send it as `Authorization: Bearer ...`, a key also as `X-API-Key`"
+    )]
     Missing,
     /// It is not one of ours, or not what it claims to be.
     #[error("the API key is not known; check that it was copied whole")]
@@ -143,8 +145,22 @@ impl Authenticator {
         {
             return Ok(by_claims(claims, from));
         }
-        if let Some(wait) = from.and_then(|from| self.tries.wait(from)) {
-            return Err(Denied::TooManyTries(wait));
+        let shut_out = from
+            .and_then(|from| self.tries.wait(from))
+            .map(Denied::TooManyTries);
+        if let Some(tokens) = &self.tokens
+            && !token::looks_like_one(credential)
+        {
+            // A signature cannot be guessed, so to check one gives nothing away; but the provider is not asked for strangers.
+            let verified = tokens.verify(credential, now, shut_out.is_none()).await;
+            return match (verified, shut_out) {
+                (Ok(claims), _) => Ok(by_claims(claims, from)),
+                (Err(_), Some(shut_out)) => Err(shut_out),
+                (Err(error), None) => Err(self.failed(from, Denied::Token(error.to_string()))),
+            };
+        }
+        if let Some(shut_out) = shut_out {
+            return Err(shut_out);
         }
         if token::looks_like_one(credential) {
             return match self.keys.find(credential).await? {
@@ -152,16 +168,8 @@ impl Authenticator {
                 None => Err(self.failed(from, Denied::UnknownKey)),
             };
         }
-        match &self.tokens {
-            None => {
-                let what = "this gateway knows API keys only, which begin with sg_".to_owned();
-                Err(self.failed(from, Denied::Token(what)))
-            }
-            Some(tokens) => match tokens.verify(credential, now).await {
-                Ok(claims) => Ok(by_claims(claims, from)),
-                Err(error) => Err(self.failed(from, Denied::Token(error.to_string()))),
-            },
-        }
+        let what = "this gateway knows API keys only, which begin with sg_".to_owned();
+        Err(self.failed(from, Denied::Token(what)))
     }
 
     fn by_key(&self, key: &ApiKey, now: Timestamp, from: Option<IpAddr>) -> Result<Caller, Denied> {

@@ -106,14 +106,19 @@ impl Tokens {
         (now < claims.expires_at).then(|| claims.clone())
     }
 
-    /// Who sends `token`.
+    /// Who sends `token`. If it names a key that is not known, the provider is asked for more, unless `may_ask` is false.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub(super) async fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+        may_ask: bool,
+    ) -> Result<Claims, TokenError> {
         let mut keys = self.keys();
         let mut verified = jwt::verify(token, &keys, &self.settings, now);
-        if verified == Err(TokenError::UnknownKey) && self.ask_for_more(&keys).await {
+        if verified == Err(TokenError::UnknownKey) && may_ask && self.ask_for_more(&keys).await {
             keys = self.keys();
             verified = jwt::verify(token, &keys, &self.settings, now);
         }

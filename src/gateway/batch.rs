@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 
 use super::{Accepted, Caller, FieldError, Gateway, Refusal, repeat_of};
-use crate::domain::{Request, TenantName, Transaction};
+use crate::domain::{Request, TenantName, Transaction, TransactionId};
 use crate::failpoint;
-use crate::store::{Inserted, StoreError};
+use crate::store::{Inserted, MOST_BYTES, StoreError};
+use crate::worker::Lane;
 
 /// One of many requests.
 #[derive(Debug)]
@@ -19,6 +20,41 @@ pub struct Item {
     pub request: Request,
     /// Its idempotency key.
     pub key: Option<String>,
+}
+
+/// One of many requests that is stored.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its record's.
+    pub id: TransactionId,
+    /// Whether it is at its end.
+    pub is_settled: bool,
+    /// Whether it was stored before, by an earlier request with the same idempotency key.
+    pub repeated: bool,
+    /// Its record as it stands; of repeats only as long as those of one batch are small enough together.
+    pub transaction: Option<Transaction>,
+}
+
+impl Stored {
+    /// Keeps the record of a repeat if there is `room` for so many bytes: repeats may be far larger than what asked for them.
+    fn new(accepted: Accepted, room: &mut usize) -> Self {
+        let Accepted {
+            transaction,
+            repeated,
+        } = accepted;
+        let left = match repeated {
+            // What cannot be written is not shown either.
+            true => serde_json::to_vec(&transaction).map_or(None, |json| room.checked_sub(json.len())),
+            false => Some(*room),
+        };
+        *room = left.unwrap_or_default();
+        Self {
+            id: transaction.id,
+            is_settled: transaction.is_settled(),
+            repeated,
+            transaction: left.map(|_| transaction),
+        }
+    }
 }
 
 impl Gateway {
@@ -35,7 +71,7 @@ impl Gateway {
         items: Vec<Option<Item>>,
         trace: Option<String>,
         atomic: bool,
-    ) -> Result<Vec<Option<Result<Accepted, Refusal>>>, StoreError> {
+    ) -> Result<Vec<Option<Result<Stored, Refusal>>>, StoreError> {
         let (tenant, origin) = (caller.own_tenant(), caller.origin(trace));
         let unread = items.iter().any(Option::is_none);
         let mut batch = Batch {
@@ -43,28 +79,44 @@ impl Gateway {
             new: Vec::new(),
             keys: HashMap::new(),
             room: self.room(&tenant),
+            for_repeats: MOST_BYTES,
         };
-        let callbacks = items
-            .iter()
-            .map(async |item| self.callback_fault(&item.as_ref()?.request).await);
+        let checked: Vec<_> = items
+            .into_iter()
+            .map(|item| Some(self.check_item(&tenant, item?)))
+            .collect();
         // All at once: each may wait for a name.
-        let callbacks = join_all(callbacks).await;
-        for (item, callback) in items.into_iter().zip(callbacks) {
+        let callbacks = join_all(checked.iter().map(async |item| match item {
+            Some(Ok((transaction, _))) => self.look_up_callback(&transaction.request).await,
+            Some(Err(_)) | None => Ok(()),
+        }));
+        let callbacks = callbacks.await;
+        for (item, callback) in checked.into_iter().zip(callbacks) {
+            let item = item.map(|checked| callback.and(checked));
             let answer = match item {
-                Some(item) => match self.judge(&mut batch, &tenant, (item, callback), atomic).await? {
-                    Judged::New(mut transaction) => {
-                        transaction.origin = origin.clone();
-                        batch.new.push((batch.answers.len(), *transaction));
-                        None
+                Some(Ok((transaction, lane))) => {
+                    match self
+                        .judge(&mut batch, &tenant, transaction, &lane, atomic)
+                        .await?
+                    {
+                        Judged::New(mut transaction) => {
+                            transaction.origin = origin.clone();
+                            batch.new.push((batch.answers.len(), *transaction));
+                            None
+                        }
+                        Judged::Answered(answer) => Some(*answer),
                     }
-                    Judged::Answered(answer) => Some(*answer),
-                },
+                }
+                Some(Err(refusal)) => Some(Err(refusal)),
                 None => None,
             };
             batch.answers.push(answer);
         }
         let Batch {
-            mut answers, mut new, ..
+            mut answers,
+            mut new,
+            mut for_repeats,
+            ..
         } = batch;
         let mut bad = unread || answers.iter().any(|answer| matches!(answer, Some(Err(_))));
         if new.iter().any(|(_, tx)| tx.request.callback_url.is_some()) {
@@ -85,7 +137,8 @@ impl Gateway {
                     new.push((place, transaction));
                     continue;
                 }
-                let answer = self.answer(transaction, inserted);
+                let answer = self.answer(transaction, inserted).await;
+                let answer = answer.map(|accepted| Stored::new(accepted, &mut for_repeats));
                 bad |= answer.is_err();
                 answers[place] = Some(answer);
             }
@@ -100,14 +153,11 @@ impl Gateway {
         &self,
         batch: &mut Batch,
         tenant: &TenantName,
-        (item, callback): (Item, Option<FieldError>),
+        transaction: Transaction,
+        lane: &Lane,
         atomic: bool,
     ) -> Result<Judged, StoreError> {
         let refused = |refusal| Ok(Judged::Answered(Box::new(Err(refusal))));
-        let (transaction, lane) = match self.check_item(tenant, item, callback) {
-            Ok(checked) => checked,
-            Err(refusal) => return refused(refusal),
-        };
         let key = transaction.idempotency_entry();
         if let Some(key) = &key
             && let Some(first) = batch.keys.insert(key.to_string(), batch.answers.len())
@@ -123,10 +173,12 @@ impl Gateway {
             && (atomic || batch.room == Some(0))
             && let Some(known) = self.0.store.find_by_idempotency_key(key).await?
         {
-            return Ok(Judged::Answered(Box::new(repeat_of(known, &transaction))));
+            let answer = repeat_of(known, &transaction);
+            let answer = answer.map(|accepted| Stored::new(accepted, &mut batch.for_repeats));
+            return Ok(Judged::Answered(Box::new(answer)));
         }
         match &mut batch.room {
-            Some(0) => return refused(self.full(tenant, &lane)),
+            Some(0) => return refused(self.full(tenant, lane)),
             Some(room) => *room -= 1,
             None => {}
         }
@@ -136,16 +188,55 @@ impl Gateway {
 
 /// A batch of which some items are judged.
 struct Batch {
-    answers: Vec<Option<Result<Accepted, Refusal>>>,
+    answers: Vec<Option<Result<Stored, Refusal>>>,
     /// What is to be stored, and whose answer that will be.
     new: Vec<(usize, Transaction)>,
     /// Which item came with which idempotency key.
     keys: HashMap<String, usize>,
     /// How many more may be accepted; `None` if there is no limit.
     room: Option<u64>,
+    /// How many bytes of earlier records may still be answered.
+    for_repeats: usize,
 }
 
 enum Judged {
     New(Box<Transaction>),
-    Answered(Box<Result<Accepted, Refusal>>),
+    Answered(Box<Result<Stored, Refusal>>),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::{LedgerName, Timestamp};
+
+    fn accepted(repeated: bool) -> Accepted {
+        let request = Request {
+            ledger: LedgerName::new("main").expect("a name"),
+            contract: "c".to_owned(),
+            function: "f".to_owned(),
+            args: Vec::new(),
+            transient: BTreeMap::new(),
+            conflict_keys: Vec::new(),
+            expires_in_seconds: None,
+            not_before: None,
+            callback_url: None,
+            metadata: BTreeMap::from([("order".to_owned(), "x".repeat(1_000))]),
+        };
+        Accepted {
+            transaction: Transaction::accept(request, None, Timestamp::from_millis(0)),
+            repeated,
+        }
+    }
+
+    #[test]
+    fn i7_the_records_of_repeats_are_answered_as_long_as_they_are_small_together() {
+        let mut room = 3_500;
+        let mut shown = |repeated| Stored::new(accepted(repeated), &mut room).transaction.is_some();
+        assert_eq!(
+            [true, false, true, true, true, false].map(&mut shown),
+            [true, true, true, false, false, true]
+        );
+    }
 }

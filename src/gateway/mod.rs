@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 pub use crate::ledger::{Query, QueryError};
-pub use batch::Item;
+pub use batch::{Item, Stored};
 pub use caller::{Caller, Scope, Scopes};
 pub use operations::{ActionRefusal, Verdict};
 pub use steer::{Overrides, Steer, SteerRefusal};
@@ -39,7 +39,7 @@ use crate::store::documents::DocumentStore;
 use crate::store::{Backlog, Changes, Filter, Inserted, Page, Position, StoreError, TransactionStore};
 use crate::telemetry::history::{Point, Tally};
 use crate::telemetry::metrics::Metrics;
-use crate::webhooks::Webhooks;
+use crate::webhooks::{Forbidden, Webhooks};
 use crate::worker::Lane;
 
 /// Why a request was not accepted. Nothing was stored, except possibly after [`Refusal::Store`].
@@ -103,6 +103,13 @@ fn repeat_of(existing: Transaction, asked: &Transaction) -> Result<Accepted, Ref
         transaction: existing,
         repeated: true,
     })
+}
+
+fn bad_callback(forbidden: &Forbidden) -> FieldError {
+    FieldError {
+        pointer: "/callback_url".to_owned(),
+        detail: forbidden.to_string(),
+    }
 }
 
 /// One ledger's lane as operators see it.
@@ -179,9 +186,8 @@ impl Gateway {
         key: Option<String>,
         trace: Option<String>,
     ) -> Result<Accepted, Refusal> {
-        let callback = self.callback_fault(&request).await;
-        let (mut transaction, lane) =
-            self.check_item(&caller.own_tenant(), Item { request, key }, callback)?;
+        let (mut transaction, lane) = self.check_item(&caller.own_tenant(), Item { request, key })?;
+        self.look_up_callback(&transaction.request).await?;
         transaction.origin = caller.origin(trace);
         if transaction.request.callback_url.is_some() {
             self.0.webhooks.expect_callback(&transaction.tenant).await?;
@@ -197,19 +203,26 @@ impl Gateway {
         }
         failpoint::reached("accept-before-store");
         let inserted = self.0.store.insert(&transaction).await?;
-        self.answer(transaction, inserted)
+        self.answer(transaction, inserted).await
     }
 
-    /// The record that a request would become, if all about it is good, and its lane.
-    fn check_item(
-        &self,
-        tenant: &TenantName,
-        item: Item,
-        callback: Option<FieldError>,
-    ) -> Result<(Transaction, Arc<Lane>), Refusal> {
+    /// The record that a request would become, if all about it is good that can be known here, and its lane.
+    fn check_item(&self, tenant: &TenantName, item: Item) -> Result<(Transaction, Arc<Lane>), Refusal> {
         let Item { request, key } = item;
         let now = self.0.clock.now();
-        let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes);
+        let callback = request.callback_url.as_deref().and_then(|url| {
+            let forbidden = self.0.webhooks.guard().read(url).err()?;
+            Some(bad_callback(&forbidden))
+        });
+        let tenants = &self.0.tenants;
+        // First: what the ledger and its contracts are called is not told to those who may not use them.
+        if self.0.lanes.contains_key(&request.ledger) {
+            let allowed = tenants.allows(tenant, request.ledger.as_str(), &request.contract);
+            allowed.map_err(Refusal::Tenant)?;
+        }
+        let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes, |name| {
+            self.0.tenants.sees(tenant, name.as_str())
+        });
         let lane = match (checked, callback) {
             (Ok(lane), None) => lane,
             (checked, callback) => {
@@ -217,27 +230,20 @@ impl Gateway {
                 return Err(Refusal::Invalid(faults.collect()));
             }
         };
-        let tenants = &self.0.tenants;
-        let admitted = tenants.admit(tenant, request.ledger.as_str(), &request.contract);
-        admitted.map_err(Refusal::Tenant)?;
+        tenants.admit(tenant).map_err(Refusal::Tenant)?;
         let mut transaction = Transaction::accept(request, key, now);
         transaction.tenant = tenant.clone();
         Ok((transaction, lane.clone()))
     }
 
-    /// What is wrong with the `callback_url`, if anything; may take a name's look-up, which is bounded.
-    async fn callback_fault(&self, request: &Request) -> Option<FieldError> {
-        let forbidden = self
-            .0
-            .webhooks
-            .guard()
-            .accept(request.callback_url.as_deref()?)
-            .await
-            .err()?;
-        Some(FieldError {
-            pointer: "/callback_url".to_owned(),
-            detail: forbidden.to_string(),
-        })
+    /// Refuses a `callback_url` whose name leads where nothing may be sent. After the tenant was admitted: it may take a
+    /// look-up, which is bounded.
+    async fn look_up_callback(&self, request: &Request) -> Result<(), Refusal> {
+        let Some(url) = &request.callback_url else {
+            return Ok(());
+        };
+        let found = self.0.webhooks.guard().accept(url).await;
+        found.map_err(|forbidden| Refusal::Invalid(vec![bad_callback(&forbidden)]))
     }
 
     /// Who is told of what has settled.
@@ -246,7 +252,7 @@ impl Gateway {
     }
 
     /// What the store made of a record, for whoever brought it.
-    fn answer(&self, transaction: Transaction, inserted: Inserted) -> Result<Accepted, Refusal> {
+    async fn answer(&self, transaction: Transaction, inserted: Inserted) -> Result<Accepted, Refusal> {
         let metrics = self
             .0
             .lanes
@@ -261,8 +267,11 @@ impl Gateway {
                     repeated: false,
                 })
             }
-            Inserted::Existing(existing) => {
-                let accepted = repeat_of(*existing, &transaction)?;
+            Inserted::Existing(id) => {
+                let existing = self.0.store.get(id).await?;
+                // Retention removed it in the same moment; a repeat of the request will be a new one.
+                let removed = || StoreError::Unavailable(format!("{id} was removed just now"));
+                let accepted = repeat_of(existing.ok_or_else(removed)?, &transaction)?;
                 metrics.inspect(|metrics| metrics.repeated.increment(1));
                 Ok(accepted)
             }
@@ -314,16 +323,8 @@ impl Gateway {
     /// What [`accept`](Self::accept) would store.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn check(&self, request: Request, key: Option<String>) -> Result<Transaction, Refusal> {
-        let item = Item { request, key };
-        let callback = item.request.callback_url.as_deref().and_then(|url| {
-            let forbidden = self.0.webhooks.guard().read(url).err()?;
-            Some(FieldError {
-                pointer: "/callback_url".to_owned(),
-                detail: forbidden.to_string(),
-            })
-        });
-        self.check_item(&TenantName::default(), item, callback)
-            .map(|(transaction, _)| transaction)
+        let checked = self.check_item(&TenantName::default(), Item { request, key });
+        checked.map(|(transaction, _)| transaction)
     }
 
     /// A repeat adds nothing to the backlog, so a full one does not refuse it.
@@ -451,14 +452,13 @@ impl Gateway {
         query: &Query,
     ) -> Result<Box<RawValue>, QueryRefusal> {
         let Some(lane) = self.0.lanes.get(ledger) else {
-            return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(ledger)]));
+            return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(caller, ledger)]));
         };
+        let (tenant, tenants) = (caller.own_tenant(), &self.0.tenants);
+        let allowed = tenants.allows(&tenant, ledger, &query.contract);
+        allowed.map_err(QueryRefusal::Tenant)?;
         validate::validate_query(query).map_err(QueryRefusal::Invalid)?;
-        let admitted = self
-            .0
-            .tenants
-            .admit(&caller.own_tenant(), ledger, &query.contract);
-        admitted.map_err(QueryRefusal::Tenant)?;
+        tenants.admit(&tenant).map_err(QueryRefusal::Tenant)?;
         Ok(lane.ledger().query(query).await?)
     }
 
@@ -467,9 +467,10 @@ impl Gateway {
         self.0.lanes.get(ledger)?.ledger().default_contract()
     }
 
-    /// The fault of a ledger name that is not configured.
-    pub fn unknown_ledger(&self, name: &str) -> FieldError {
-        validate::unknown_ledger(name, self.0.lanes.keys())
+    /// The fault of a ledger name that is not configured, with those that the caller may know of.
+    pub fn unknown_ledger(&self, caller: &Caller, name: &str) -> FieldError {
+        let known = self.0.lanes.keys();
+        validate::unknown_ledger(name, known.filter(|name| self.may_use(caller, name.as_str())))
     }
 
     /// Whether the caller may know of this ledger.

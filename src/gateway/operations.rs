@@ -145,7 +145,7 @@ impl Gateway {
         let mut request = crate::domain::Request::clone(&failed.request);
         // What it waited for has come, or no longer matters.
         request.not_before = None;
-        let (mut retry, lane) = self.check_item(&failed.tenant, Item { request, key: None }, None)?;
+        let (mut retry, lane) = self.check_item(&failed.tenant, Item { request, key: None })?;
         let note = self.note_retry(failed.id, retry.id).await?;
         if note.id != retry.id {
             if let Some(transaction) = self.0.store.get(note.id).await? {

@@ -63,14 +63,14 @@ impl Tenants {
         Some(self.0.get(tenant)?.settings.max_pending?.get())
     }
 
-    /// Whether `tenant` may call this contract now; if so, that counts.
-    pub(super) fn admit(
+    /// Whether `tenant` may call this contract at all.
+    pub(super) fn allows(
         &self,
         tenant: &TenantName,
         ledger: &str,
         contract: &str,
     ) -> Result<(), TenantRefusal> {
-        let Some(Limits { settings, rate }) = self.0.get(tenant) else {
+        let Some(Limits { settings, .. }) = self.0.get(tenant) else {
             return Ok(());
         };
         let refused = |what: &str, name: &str, allowed: Vec<&str>| {
@@ -96,7 +96,13 @@ impl Tenants {
                 contracts.iter().map(String::as_str).collect(),
             );
         }
-        match rate.as_ref().map(DefaultDirectRateLimiter::check) {
+        Ok(())
+    }
+
+    /// Whether `tenant` is not too fast; if so, that counts.
+    pub(super) fn admit(&self, tenant: &TenantName) -> Result<(), TenantRefusal> {
+        let rate = self.0.get(tenant).and_then(|limits| limits.rate.as_ref());
+        match rate.map(DefaultDirectRateLimiter::check) {
             Some(Err(early)) => Err(TenantRefusal::TooFast(
                 early.wait_time_from(DefaultClock::default().now()),
             )),

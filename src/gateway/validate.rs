@@ -68,12 +68,13 @@ pub(super) fn validate_query(query: &Query) -> Result<(), Vec<FieldError>> {
     }
 }
 
-/// Checks everything about a request. Answers its lane.
+/// Checks everything about a request. Answers its lane. A name that no lane has is told with those that whoever asks `sees`.
 pub(super) fn validate<'a>(
     request: &Request,
     key: Option<&str>,
     now: Timestamp,
     lanes: &'a BTreeMap<LedgerName, Arc<Lane>>,
+    sees: impl Fn(&LedgerName) -> bool,
 ) -> Result<&'a Arc<Lane>, Vec<FieldError>> {
     let mut faults = Faults(Vec::new());
     faults.check_call(&request.contract, &request.function, &request.args);
@@ -146,9 +147,8 @@ pub(super) fn validate<'a>(
     }
     let lane = lanes.get(&request.ledger);
     if lane.is_none() {
-        faults
-            .0
-            .push(unknown_ledger(request.ledger.as_str(), lanes.keys()));
+        let seen = lanes.keys().filter(|name| sees(name));
+        faults.0.push(unknown_ledger(request.ledger.as_str(), seen));
     }
     // What the ledger itself knows is only worth asking once the names have their form.
     if faults.0.is_empty()

@@ -34,7 +34,7 @@ const MOST_DAYS: u32 = 3_650;
 #[schema(as = NewKey)]
 pub(crate) struct KeyBody {
     /// What it is for, in the operator's words.
-    #[schema(value_type = String, required = true, min_length = 1, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     name: Option<String>,
     /// The tenant that it belongs to. Without one it sees the records of all.
     #[schema(value_type = TenantName, required = false)]
@@ -199,7 +199,7 @@ pub(crate) struct AuditView<'a> {
 /// Make a key
 ///
 /// The answer holds the token, once: what is stored is its hash. Takes the scope `operate`, and credentials of no tenant.
-/// With the first key, everybody needs one.
+/// With the first key, everybody needs one; so that one has the scope `operate` and no tenant.
 #[utoipa::path(
     post,
     path = "/v1/keys",
@@ -216,7 +216,12 @@ pub(crate) async fn create_key(
 ) -> Result<Response, ApiError> {
     let caller = who.of_all_tenants(&[Scope::Operate])?;
     let body: KeyBody = read_json(&headers, body, api.body_limits).await?;
-    let (key, token) = api.auth.keys().create(&caller, body.into_key()?).await?;
+    let new = body.into_key()?;
+    if api.auth.is_open() && (new.tenant.is_some() || !new.scopes.has(Scope::Operate)) {
+        let detail = "the first key takes the scope operate and no tenant: from then on nobody gets in without a key, and with this one the others are made";
+        return Err(ApiError::field(Code::InvalidFields, "/scopes", detail));
+    }
+    let (key, token) = api.auth.keys().create(&caller, new).await?;
     let mut response = json(StatusCode::CREATED, &KeyView::of(&key, Some(&token)));
     // It holds a secret.
     response

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Detail;
-use super::body::read_json;
+use super::body::{read_json, read_nothing};
 use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
@@ -102,8 +102,14 @@ pub(crate) struct SettleFailed {
         (status = 409, description = "SG-0023"),
     )
 )]
-pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+pub(crate) async fn cancel(
+    State(api): State<Api>,
+    who: Who,
+    Name(id): Name,
+    body: Body,
+) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit, Scope::Operate])?;
+    read_nothing(body, api.body_limits).await?;
     let id = transaction_id(&id)?;
     let tx = api
         .gateway
@@ -141,8 +147,14 @@ pub(crate) async fn cancel(State(api): State<Api>, who: Who, Name(id): Name) -> 
         (status = 503, description = "SG-0011"),
     )
 )]
-pub(crate) async fn retry(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
+pub(crate) async fn retry(
+    State(api): State<Api>,
+    who: Who,
+    Name(id): Name,
+    body: Body,
+) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Submit, Scope::Operate])?;
+    read_nothing(body, api.body_limits).await?;
     let id = transaction_id(&id)?;
     let answer = api
         .gateway

@@ -4,6 +4,7 @@
 //! if that cannot be written, the answer is 503 although the action took effect, and a repeat will say so.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use super::Api;
 use super::error::{ApiError, Code};
 use super::server::Peer;
-use crate::auth::Denied;
+use crate::auth::{Authenticator, Denied};
 use crate::gateway::Caller;
 
 /// What bringing and asking is; the audit log of operators has no part in it.
@@ -28,6 +29,27 @@ pub(super) struct Detail(pub(super) Value);
 /// Put into an answer, it says that the audit log has it already.
 #[derive(Clone)]
 pub(super) struct Audited;
+
+/// What somebody was let in by, to be looked at again while they stay.
+pub(super) struct Pass {
+    auth: Arc<Authenticator>,
+    credential: Option<Box<str>>,
+}
+
+impl Pass {
+    pub(super) fn of(api: &Api, headers: &HeaderMap) -> Result<Self, ApiError> {
+        Ok(Self {
+            auth: api.auth.clone(),
+            credential: credential(headers)?.map(Box::from),
+        })
+    }
+
+    /// Whether it would still let them in.
+    pub(super) async fn counts(&self) -> bool {
+        // A pass that has run out is no failed try of whoever has to find that out.
+        self.auth.caller(self.credential.as_deref(), None).await.is_ok()
+    }
+}
 
 /// Finds out who calls, lets them through, and writes down what they did.
 pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {

@@ -23,8 +23,9 @@ use super::openapi::examples;
 use super::params::{self, Pairs};
 use super::trace::TraceContext;
 use super::transactions::json;
+use crate::domain::TransactionId;
 use crate::failpoint;
-use crate::gateway::{Accepted, Gateway, Item, Scope};
+use crate::gateway::{Gateway, Item, Scope, Stored};
 
 /// So many items a batch may have.
 const MAX_ITEMS: usize = 1_000;
@@ -81,7 +82,12 @@ pub(crate) struct BatchView<'a> {
 struct ItemView<'a> {
     /// The HTTP status that it would have had by itself.
     status: u16,
-    /// Its record, if it is stored.
+    /// Its id, if it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    id: Option<TransactionId>,
+    /// Its record, if it is stored. Those of repeats are left out once they are more than 8 MiB together: read them by their
+    /// ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     transaction: Option<TransactionView<'a>>,
@@ -96,7 +102,7 @@ struct ItemView<'a> {
 }
 
 /// What became of one item.
-type Answer = Result<Accepted, ApiError>;
+type Answer = Result<Stored, ApiError>;
 
 /// Submit many transactions
 ///
@@ -148,6 +154,7 @@ pub(crate) async fn submit(
             detail,
         ));
     }
+    body::is_plain(&headers)?;
     let lines = match body::media_type(&headers).as_deref() {
         Some("application/json") => false,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => true,
@@ -156,7 +163,8 @@ pub(crate) async fn submit(
             return Err(ApiError::new(Code::NotJson, detail));
         }
     };
-    let bytes = body::read(body, api.body_limits).await?;
+    let bytes = body::read(body, api.body_limits).await;
+    let bytes = bytes.map_err(|error| error.advise(Code::BodyTooLarge, "; send smaller batches"))?;
     let texts = if lines {
         lines_of(&bytes)
     } else {
@@ -249,7 +257,7 @@ fn all_of(answers: Vec<Answer>) -> ApiError {
 
 fn view(answers: &[Answer]) -> BatchView<'_> {
     let count = |wanted: bool| {
-        let fits = |answer: &&Answer| matches!(answer, Ok(accepted) if accepted.repeated == wanted);
+        let fits = |answer: &&Answer| matches!(answer, Ok(stored) if stored.repeated == wanted);
         answers.iter().filter(fits).count()
     };
     BatchView {
@@ -262,17 +270,16 @@ fn view(answers: &[Answer]) -> BatchView<'_> {
 
 fn item_view(answer: &Answer) -> ItemView<'_> {
     match answer {
-        Ok(accepted) => {
-            let settled = accepted.transaction.is_settled();
-            let status = if settled {
-                StatusCode::OK
-            } else {
-                StatusCode::ACCEPTED
+        Ok(stored) => {
+            let status = match stored.is_settled {
+                true => StatusCode::OK,
+                false => StatusCode::ACCEPTED,
             };
             ItemView {
                 status: status.as_u16(),
-                transaction: Some(TransactionView::from(&accepted.transaction)),
-                repeated: Some(accepted.repeated),
+                id: Some(stored.id),
+                transaction: stored.transaction.as_ref().map(TransactionView::from),
+                repeated: Some(stored.repeated),
                 problem: None,
             }
         }
@@ -280,6 +287,7 @@ fn item_view(answer: &Answer) -> ItemView<'_> {
             let problem = error.problem();
             ItemView {
                 status: problem.status,
+                id: None,
                 transaction: None,
                 repeated: None,
                 problem: Some(problem),

@@ -176,10 +176,8 @@ impl SubmitBody {
     pub(crate) fn into_request(self, gateway: &Gateway) -> Result<Request, ApiError> {
         let (ledger, contract, function) = call(gateway, self.ledger, self.contract, self.function)?;
         let Some(ledger) = LedgerName::new(&ledger) else {
-            return Err(ApiError::fields(
-                Code::InvalidFields,
-                vec![gateway.unknown_ledger(&ledger)],
-            ));
+            let detail = format!("there is no ledger {ledger:?}; GET /v1/ledgers lists those there are");
+            return Err(ApiError::field(Code::InvalidFields, "/ledger", detail));
         };
         Ok(Request {
             ledger,
@@ -202,6 +200,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     body: Body,
     limits: BodyLimits,
 ) -> Result<T, ApiError> {
+    is_plain(headers)?;
     if !is_json(headers) {
         return Err(ApiError::new(
             Code::NotJson,
@@ -209,6 +208,30 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         ));
     }
     parse(&read(body, limits).await?)
+}
+
+/// Refuses what is compressed: it would have to be unpacked within bounds of its own.
+pub(super) fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if coding != "identity" => Err(ApiError::new(
+            Code::NotJson,
+            "the body is compressed (Content-Encoding), which is not understood here; send it as it is",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a body where there is nothing to say; an empty one, or an empty object, is none.
+pub(super) async fn read_nothing(body: Body, limits: BodyLimits) -> Result<(), ApiError> {
+    let bytes = read(body, limits).await?;
+    match bytes.trim_ascii() {
+        b"" | b"{}" => Ok(()),
+        _ => Err(ApiError::field(
+            Code::InvalidFields,
+            "",
+            "has to be left out: there is nothing to say here",
+        )),
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -285,7 +308,20 @@ fn field_error<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> 
         Ok(_) => String::new(),
         Err(error) => pointer(error.path()),
     };
-    ApiError::field(Code::InvalidFields, path, error.to_string())
+    ApiError::field(Code::InvalidFields, path, plain_words(&error.to_string()))
+}
+
+/// Numbers are called what they are called outside this program.
+fn plain_words(words: &str) -> String {
+    let mut words = words.to_owned();
+    for (name, plain) in [
+        ("u64", "a whole number, 0 or more"),
+        ("u32", "a whole number, 0 or more"),
+        ("f64", "a number"),
+    ] {
+        words = words.replace(&format!("expected {name}"), &format!("expected {plain}"));
+    }
+    words
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

@@ -1,5 +1,6 @@
 //! `/v1/deliveries`: what became of webhooks.
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::body::read_nothing;
 use super::caller::Who;
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::error::ApiError;
@@ -249,14 +251,17 @@ pub(super) async fn of_transaction(
     responses(
         (status = 202, description = "It is about to be sent", body = DeliveryView, example = json!(example("pending"))),
         (status = 404, description = "SG-0024"),
+        (status = 409, description = "SG-0023"),
     )
 )]
 pub(super) async fn redeliver(
     State(api): State<Api>,
     who: Who,
     Name(id): Name,
+    body: Body,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&WRITE)?;
+    read_nothing(body, api.body_limits).await?;
     let delivery = api.webhooks().redeliver(caller.tenant.as_ref(), &id).await?;
     Ok(json(StatusCode::ACCEPTED, &DeliveryView::from(&delivery)))
 }

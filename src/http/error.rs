@@ -147,12 +147,8 @@ impl Code {
                 S::FORBIDDEN,
                 "The tenant may not use this ledger or contract",
             ),
-            Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The scope is missing"),
-            Self::NotNow => (
-                "SG-0023",
-                S::CONFLICT,
-                "The transaction's state does not allow it",
-            ),
+            Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The credentials do not allow it"),
+            Self::NotNow => ("SG-0023", S::CONFLICT, "The state does not allow it"),
             Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
             Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
@@ -283,6 +279,14 @@ impl ApiError {
         }
     }
 
+    /// Says more, if it is this problem.
+    pub(super) fn advise(mut self, about: Code, words: &str) -> Self {
+        if self.code == about {
+            self.detail.push_str(words);
+        }
+        self
+    }
+
     pub(crate) fn later(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
@@ -388,6 +392,10 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code == Code::NotJson {
+            let plain = HeaderValue::from_static("identity");
+            response.headers_mut().insert(header::ACCEPT_ENCODING, plain);
         }
         if self.code == Code::Unauthorized {
             let challenge = HeaderValue::from_static("Bearer realm=\"sluicegate\"");

@@ -17,7 +17,7 @@ use super::openapi::examples;
 use super::params::Name;
 use super::transactions::{json, tagged};
 use crate::domain::LedgerName;
-use crate::gateway::{Scope, Steer, SteerRefusal};
+use crate::gateway::{Caller, Scope, Steer, SteerRefusal};
 
 /// List ledgers
 ///
@@ -70,14 +70,11 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let caller = who.with(&[Scope::Read])?;
-    if !api.gateway.may_use(&caller, &name) {
-        return Err(ApiError::new(
-            Code::NoLedger,
-            format!("there is no ledger {name:?} for this tenant"),
-        ));
-    }
-    let lane = api.gateway.lane(&name);
-    let lane = lane.ok_or_else(|| unknown(&api, &name))?;
+    let lane = api
+        .gateway
+        .lane(&name)
+        .filter(|_| api.gateway.may_use(&caller, &name));
+    let lane = lane.ok_or_else(|| unknown(&api, &caller, &name))?;
     Ok(tagged(&headers, &LaneView::from(lane)))
 }
 
@@ -153,14 +150,14 @@ pub(crate) async fn steer(
             response.extensions_mut().insert(Detail(detail));
             Ok(response)
         }
-        Err(SteerRefusal::Missing) => Err(unknown(&api, &name)),
+        Err(SteerRefusal::Missing) => Err(unknown(&api, &caller, &name)),
         Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
         Err(SteerRefusal::Store(error)) => Err(error.into()),
     }
 }
 
-fn unknown(api: &Api, name: &str) -> ApiError {
-    ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(name).detail)
+fn unknown(api: &Api, caller: &Caller, name: &str) -> ApiError {
+    ApiError::new(Code::NoLedger, api.gateway.unknown_ledger(caller, name).detail)
 }
 
 /// Ask a ledger

@@ -34,10 +34,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -51,6 +50,7 @@ use self::trace::Trace;
 use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::gateway::Gateway;
+use crate::share::Places;
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Webhooks;
 
@@ -71,7 +71,7 @@ pub(crate) struct Api {
     /// Where those who follow changes get them from.
     feed: Arc<Feed>,
     /// The right to have an event stream open.
-    streams: Arc<Semaphore>,
+    streams: Arc<Places>,
     heartbeat: Duration,
     /// Pages of these origins may use the API.
     cors_origins: Arc<[String]>,
@@ -95,7 +95,7 @@ impl Api {
     ) -> Self {
         Self {
             feed: Feed::new(gateway.clone(), tasks.clone()),
-            streams: Arc::new(Semaphore::new(settings.max_streams as usize)),
+            streams: Places::new(settings.max_streams as usize),
             heartbeat: settings.stream_heartbeat,
             cors_origins: settings.cors_origins.as_slice().into(),
             tasks,
@@ -265,11 +265,15 @@ fn nothing_at(uri: &Uri) -> ApiError {
     ApiError::new(Code::NoRoute, format!("there is nothing at {}", uri.path()))
 }
 
-async fn wrong_method(request: Request) -> ApiError {
+/// The router adds `Allow`, which is all that `OPTIONS` asks for.
+async fn wrong_method(request: Request) -> Response {
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let detail = format!(
         "{} is not for {}; see the Allow header",
         request.method(),
         request.uri().path()
     );
-    ApiError::new(Code::WrongMethod, detail)
+    ApiError::new(Code::WrongMethod, detail).into_response()
 }

@@ -307,18 +307,32 @@ pub(crate) fn none_known(pairs: &[(String, String)]) -> Result<(), ApiError> {
     }
 }
 
+/// The last event that a client saw, and where it said so.
+pub(crate) struct LastEvent {
+    pub(crate) id: String,
+    pub(crate) pointer: &'static str,
+}
+
 /// The last event that a client saw: in the header, as browsers send it when they come back, or in the parameter
 /// `last_event_id`, which is taken out.
 pub(crate) fn last_event(
     headers: &HeaderMap,
     Pairs(mut pairs): Pairs,
-) -> Result<(Pairs, Option<String>), ApiError> {
+) -> Result<(Pairs, Option<LastEvent>), ApiError> {
     let header = single(headers, HeaderName::from_static("last-event-id"), "Last-Event-ID")?;
     each_once(&pairs)?;
     let place = pairs.iter().position(|(name, _)| name == "last_event_id");
     let parameter = place.map(|place| pairs.swap_remove(place).1);
     // The header is newer: a browser repeats the address that it began with.
-    Ok((Pairs(pairs), header.or(parameter)))
+    let by_header = header.map(|id| LastEvent {
+        id,
+        pointer: "#header/Last-Event-ID",
+    });
+    let by_parameter = parameter.map(|id| LastEvent {
+        id,
+        pointer: "#query/last_event_id",
+    });
+    Ok((Pairs(pairs), by_header.or(by_parameter)))
 }
 
 /// What records can be chosen by.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::Api;
+use super::auth::Detail;
 use super::body::read_json;
 use super::caller::Who;
 use super::dto::rfc3339;
@@ -180,6 +181,7 @@ impl From<WebhookRefusal> for ApiError {
                 let field = |(pointer, detail)| FieldError { pointer, detail };
                 Self::fields(Code::InvalidFields, faults.into_iter().map(field).collect())
             }
+            WebhookRefusal::NotNow(words) => Self::new(Code::NotNow, words),
             WebhookRefusal::Store(error) => error.into(),
         }
     }
@@ -212,6 +214,7 @@ pub(super) async fn create(
     let body: WebhookBody = read_json(&headers, body, api.body_limits).await?;
     let (endpoint, secret) = api.webhooks().create(caller.tenant.as_ref(), body.into()).await?;
     let mut response = json(StatusCode::CREATED, &WebhookView::new(&endpoint, Some(&secret)));
+    response.extensions_mut().insert(audited(&endpoint));
     if let Ok(location) = HeaderValue::try_from(format!("/v1/webhooks/{}", endpoint.id)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -286,7 +289,9 @@ pub(super) async fn change(
         .webhooks()
         .change(caller.tenant.as_ref(), &id, body.into())
         .await?;
-    Ok(json(StatusCode::OK, &WebhookView::new(&endpoint, None)))
+    let mut response = json(StatusCode::OK, &WebhookView::new(&endpoint, None));
+    response.extensions_mut().insert(audited(&endpoint));
+    Ok(response)
 }
 
 /// Remove a webhook
@@ -301,7 +306,7 @@ pub(super) async fn change(
     responses(
         (status = 204, description = "It is gone"),
         (status = 404, description = "SG-0024"),
-        (status = 422, description = "SG-0002"),
+        (status = 409, description = "SG-0023"),
     )
 )]
 pub(super) async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> Result<Response, ApiError> {
@@ -325,6 +330,7 @@ pub(super) async fn remove(State(api): State<Api>, who: Who, Name(id): Name) -> 
         (status = 200, description = "The webhook with its new secret", body = WebhookView,
             headers(("Cache-Control" = String, description = "`no-store`")), example = json!(example(true))),
         (status = 404, description = "SG-0024"),
+        (status = 409, description = "SG-0023"),
     )
 )]
 pub(super) async fn rotate_secret(
@@ -353,6 +359,17 @@ pub(super) async fn rotate_secret(
         StatusCode::OK,
         &WebhookView::new(&endpoint, Some(&secret)),
     )))
+}
+
+/// What the audit log keeps of one that was made or changed: where it leads.
+fn audited(endpoint: &Endpoint) -> Detail {
+    Detail(json!({
+        "id": endpoint.id,
+        "tenant": endpoint.tenant,
+        "url": endpoint.url,
+        "statuses": endpoint.statuses,
+        "disabled": endpoint.disabled.is_some(),
+    }))
 }
 
 /// What holds a secret is not for caches.

@@ -116,7 +116,7 @@ fn i5_concurrent_repeats_of_a_key_make_one_record() {
                 let tx = transaction("main", Some("key"));
                 match store.insert(&tx).await.expect("inserts") {
                     Inserted::Created => (true, tx.id),
-                    Inserted::Existing(existing) => (false, existing.id),
+                    Inserted::Existing(existing) => (false, existing),
                     Inserted::Withheld => panic!("nothing else was inserted"),
                 }
             }
@@ -482,7 +482,7 @@ async fn run_model(place: &Place, actions: &[Action]) {
                 });
                 match store.insert(&tx).await.expect("inserts") {
                     Inserted::Existing(existing) => {
-                        assert_eq!(Some(existing.id), holder.map(|tx| tx.id))
+                        assert_eq!(Some(existing), holder.map(|tx| tx.id))
                     }
                     Inserted::Created => {
                         assert!(holder.is_none());

@@ -44,7 +44,7 @@ use crate::domain::{
 
 /// A read of many records ends after so many bytes of them, however many were asked for: a record may have more
 /// than a megabyte. It gives one record at least.
-const MOST_BYTES: usize = 8 << 20;
+pub(crate) const MOST_BYTES: usize = 8 << 20;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -59,12 +59,12 @@ pub enum StoreError {
 }
 
 /// What became of an insert.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
     /// It is stored.
     Created,
     /// Nothing was stored: the idempotency key belongs to this record already.
-    Existing(Box<Transaction>),
+    Existing(TransactionId),
     /// Nothing was stored, because of another one that was to be stored with it.
     Withheld,
 }

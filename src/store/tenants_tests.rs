@@ -74,10 +74,8 @@ fn tenants_may_have_the_same_idempotency_key() {
         }
         for (name, tx) in names.iter().zip(&all) {
             let repeat = of(name, "main", Some("order-1"));
-            match store.insert(&repeat).await.expect("inserts") {
-                Inserted::Existing(existing) => assert_eq!(existing.id, tx.id),
-                other => panic!("{other:?}"),
-            }
+            let inserted = store.insert(&repeat).await.expect("inserts");
+            assert_eq!(inserted, Inserted::Existing(tx.id));
             let key = tenant(name).scoped("order-1");
             let found = store.find_by_idempotency_key(&key).await.expect("reads");
             let found = found.expect("is there");

@@ -112,12 +112,12 @@ impl Webhooks {
     }
 
     /// Why a configured endpoint cannot be removed.
-    pub(super) fn kept(&self, id: &str) -> Option<Fault> {
-        Some((String::new(), words(id.strip_prefix(PREFIX)?)))
+    pub(super) fn kept(&self, id: &str) -> Option<String> {
+        Some(format!("this webhook {}", words(id.strip_prefix(PREFIX)?)))
     }
 
     /// Why its secret cannot be rotated.
-    pub(super) fn keyed(&self, id: &str) -> Option<Fault> {
+    pub(super) fn keyed(&self, id: &str) -> Option<String> {
         self.configured(id)?.secret.as_ref()?;
         self.kept(id)
     }

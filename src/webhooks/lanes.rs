@@ -1,4 +1,4 @@
-//! How each endpoint is doing, so that one that is slow or down holds nobody else up (I9).
+//! How each endpoint is doing, so that one that is slow or down holds nobody else up (I9); nor does a tenant with many.
 //!
 //! In memory only: after a restart every endpoint is taken for well, and what is down is noticed anew. Kept only of
 //! endpoints that have something under way or that failed lately, so it stays small (I7).
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::config::WebhookSettings;
 use crate::domain::Timestamp;
+use crate::share;
 
 /// The longest distance between two probes of an endpoint that is down.
 const LONGEST_DISTANCE: Duration = Duration::from_secs(300);
@@ -23,7 +24,14 @@ const SHARE: usize = 4;
 /// Endpoints by [`lane`](super::books::Due::lane).
 pub(super) struct Lanes {
     settings: Bounds,
-    lanes: Mutex<HashMap<String, Lane>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<String, Lane>,
+    /// How many of each tenant are under way.
+    tenants: HashMap<String, usize>,
 }
 
 struct Bounds {
@@ -63,15 +71,16 @@ impl Lanes {
                 first: settings.retry_min,
                 longest: settings.retry_max.min(LONGEST_DISTANCE),
             },
-            lanes: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
     /// What may be sent to `lane` if `free` places are left in all.
     pub(super) fn room(&self, lane: &str, now: Timestamp, free: usize) -> Room {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_tenant = state.tenants.get(tenant(lane)).copied().unwrap_or_default();
         let none = Lane::default();
-        let lane = lanes.get(lane).unwrap_or(&none);
+        let lane = state.lanes.get(lane).unwrap_or(&none);
         if let Some(until) = lane.closed_until.filter(|until| *until > now) {
             return Room::Until(until);
         }
@@ -79,7 +88,8 @@ impl Lanes {
             true => 1,
             false => self.settings.per_endpoint.min((free / SHARE).max(1)),
         };
-        match most.saturating_sub(lane.in_flight).min(free) {
+        let of_lane = most.saturating_sub(lane.in_flight);
+        match of_lane.min(share::room(free, of_tenant)) {
             0 => Room::Full,
             room => Room::For(room),
         }
@@ -87,18 +97,27 @@ impl Lanes {
 
     /// One more is under way.
     pub(super) fn begin(&self, lane: &str, now: Timestamp) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if lanes.len() >= MANY {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.lanes.len() >= MANY {
             let lately = |lane: &Lane| lane.failed_at.is_some_and(|at| now.since(at) < REMEMBERED);
-            lanes.retain(|_, lane| lane.in_flight > 0 || lately(lane));
+            state.lanes.retain(|_, lane| lane.in_flight > 0 || lately(lane));
         }
-        lanes.entry(lane.to_owned()).or_default().in_flight += 1;
+        state.lanes.entry(lane.to_owned()).or_default().in_flight += 1;
+        *state.tenants.entry(tenant(lane).to_owned()).or_default() += 1;
     }
 
     /// One has ended: well, badly, or (`None`) without the endpoint having been asked. `rest` is what the endpoint asked for.
     pub(super) fn end(&self, lane: &str, well: Option<bool>, now: Timestamp, rest: Duration) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(state) = lanes.get_mut(lane) else { return };
+        let mut all = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.tenants.get_mut(tenant(lane)) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                all.tenants.remove(tenant(lane));
+            }
+        }
+        let Some(state) = all.lanes.get_mut(lane) else {
+            return;
+        };
         state.in_flight = state.in_flight.saturating_sub(1);
         match well {
             Some(true) => (state.failures, state.closed_until) = (0, None),
@@ -118,9 +137,14 @@ impl Lanes {
             None => {}
         }
         if state.in_flight == 0 && state.failures == 0 {
-            lanes.remove(lane);
+            all.lanes.remove(lane);
         }
     }
+}
+
+/// Whose a lane is.
+fn tenant(lane: &str) -> &str {
+    lane.split_once('/').map_or(lane, |(tenant, _)| tenant)
 }
 
 #[cfg(test)]
@@ -163,6 +187,37 @@ mod tests {
     }
 
     #[test]
+    fn i9_a_tenant_with_many_endpoints_leaves_places_to_others() {
+        let lanes = lanes();
+        let mut free = 64;
+        let mut take = |tenant: &str| {
+            (0..200)
+                .filter(|n| {
+                    let lane = format!("{tenant}/callback/host-{n}:443");
+                    let has_room = matches!(lanes.room(&lane, at(0), free), Room::For(_));
+                    if has_room {
+                        lanes.begin(&lane, at(0));
+                        free -= 1;
+                    }
+                    has_room
+                })
+                .count()
+        };
+        let shares: Vec<_> = ["a", "b", "c", "d"].map(&mut take).into();
+        assert_eq!(shares, [48, 12, 3, 1]);
+        for n in 0..48 {
+            lanes.end(
+                &format!("a/callback/host-{n}:443"),
+                Some(true),
+                at(0),
+                Duration::ZERO,
+            );
+        }
+        assert_eq!(lanes.room("b/wh_1", at(0), 48), Room::For(8));
+        assert_eq!(lanes.room("a/wh_1", at(0), 1), Room::For(1));
+    }
+
+    #[test]
     fn i9_an_endpoint_that_fails_is_probed_at_growing_distances_until_it_is_well() {
         let lanes = lanes();
         for _ in 0..4 {
@@ -180,8 +235,9 @@ mod tests {
         assert_eq!(lanes.room(LANE, at(1_000), 64), Room::Full, "one probe at a time");
         lanes.end(LANE, Some(true), at(1_000), Duration::ZERO);
         assert_eq!(lanes.room(LANE, at(1_000), 64), Room::For(8));
+        let state = lanes.state.lock().expect("lock");
         assert!(
-            lanes.lanes.lock().expect("lock").is_empty(),
+            state.lanes.is_empty() && state.tenants.is_empty(),
             "nothing is kept of what is well"
         );
     }

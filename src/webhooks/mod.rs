@@ -4,7 +4,8 @@
 //!   in one commit with how far it got: nothing is left out and nothing queued twice, whatever crashes.
 //! - `deliver` sends what is due, `lanes` keeps an endpoint that is down from slowing others (I9), `send` makes
 //!   one attempt, `sign` signs it, `target` and `address` keep it from going where only the gateway can go.
-//! - `endpoint` and `delivery` are what is stored, `books` how, `configured` what of it the operator decides; [`Webhooks`] is what their owners see and do (I9).
+//! - `endpoint` and `delivery` are what is stored, `books` how, `configured` what of it the operator decides;
+//!   [`Webhooks`] is what their owners see and do (I9), `log` the part about deliveries.
 //!
 //! Everything is in the store, nothing but the health of endpoints in memory (I7). A crash repeats an attempt whose outcome
 //! was not noted, with the same `webhook-id`.
@@ -17,6 +18,7 @@ mod delivery;
 mod dispatch;
 mod endpoint;
 mod lanes;
+mod log;
 mod send;
 mod sign;
 mod target;
@@ -39,13 +41,14 @@ use self::delivery::Patience;
 use self::endpoint::Keyed;
 use crate::clock::Clock;
 use crate::config::WebhookSettings;
-use crate::domain::{DelayStrategy, RetrySettings, Status, TenantName, Transaction, TransactionId};
+use crate::domain::{DelayStrategy, RetrySettings, Status, TenantName, Transaction};
 use crate::store::documents::DocumentStore;
 use crate::store::{StoreError, TransactionStore};
 use crate::telemetry::metrics::WebhookMetrics;
 
 pub use delivery::{Attempt, Delivery, DeliveryId, Progress};
 pub use endpoint::{CALLBACK, Disabled, Endpoint};
+pub use log::{DeliveryFilter, DeliveryPage};
 pub use sign::Secret;
 pub use target::{Forbidden, Guard};
 
@@ -59,8 +62,10 @@ const MAX_OVERLAP: u64 = 30 * 24 * 3_600;
 /// The lease goes on for so long after the receiver's time is over: for the commit that notes what it answered.
 const NOTING: Duration = Duration::from_secs(5);
 
-/// How many deliveries a search looks at before it answers a page, however short.
-const MOST_LOOKED_AT: usize = 2_000;
+/// A look-up may outlive the attempt that it was for; so many fit in for each place, so that those of one tenant, which
+/// has not all places, do not take all of them (I9). Each holds a thread, of which there are some hundreds.
+const LOOK_UPS_PER_PLACE: u32 = 2;
+const MOST_LOOK_UPS: u32 = 256;
 
 /// A change that meets another one is made again, so often.
 const TRIES: usize = 5;
@@ -125,30 +130,18 @@ pub enum WebhookRefusal {
     /// Fields are wrong.
     #[error("{} field(s) are not acceptable", .0.len())]
     Invalid(Vec<Fault>),
+    /// It cannot be done as things are; the words say what would help.
+    #[error("{0}")]
+    NotNow(String),
     /// The store could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Which deliveries to list.
-#[derive(Debug, Default, Clone)]
-pub struct DeliveryFilter {
-    /// Only to this endpoint.
-    pub webhook: Option<String>,
-    /// Only of this transaction.
-    pub transaction: Option<TransactionId>,
-    /// Only `pending`, `delivered` or `failed` ones.
-    pub state: Option<&'static str>,
-}
-
-/// A page of deliveries.
-#[derive(Debug, Default)]
-pub struct DeliveryPage {
-    /// Those of the newest transactions first.
-    pub items: Vec<Delivery>,
-    /// Below which key the next page begins; `None` if this was the last one. A page may be short, or empty, and still
-    /// have a next one.
-    pub next: Option<String>,
+/// How many deliveries may look up names at once.
+fn look_ups(settings: &WebhookSettings) -> usize {
+    let places = settings.max_in_flight.get();
+    places.saturating_mul(LOOK_UPS_PER_PLACE).min(MOST_LOOK_UPS) as usize
 }
 
 impl Webhooks {
@@ -175,7 +168,7 @@ impl Webhooks {
             lease: settings.timeout + NOTING,
         };
         let hooks = Self {
-            guard: Guard::new(settings.allow_targets.clone()),
+            guard: Guard::new(settings.allow_targets.clone(), look_ups(settings)),
             books,
             patience,
             news: Notify::new(),
@@ -351,8 +344,8 @@ impl Webhooks {
     pub async fn remove(&self, tenant: Option<&TenantName>, id: &str) -> Result<(), WebhookRefusal> {
         for _ in 0..TRIES {
             let old = self.own(tenant, id).await?;
-            if let Some(fault) = self.kept(id) {
-                return Err(WebhookRefusal::Invalid(vec![fault]));
+            if let Some(why) = self.kept(id) {
+                return Err(WebhookRefusal::NotNow(why));
             }
             if self.books.change_endpoint(&old, None).await? {
                 return Ok(());
@@ -374,8 +367,8 @@ impl Webhooks {
     ) -> Result<(Endpoint, Secret), WebhookRefusal> {
         for _ in 0..TRIES {
             let old = self.find(tenant, id).await?;
-            if let Some(fault) = self.keyed(id) {
-                return Err(WebhookRefusal::Invalid(vec![fault]));
+            if let Some(why) = self.keyed(id) {
+                return Err(WebhookRefusal::NotNow(why));
             }
             if overlap_seconds > MAX_OVERLAP {
                 let words = format!("must be 0 to {MAX_OVERLAP} (30 days)");
@@ -428,115 +421,6 @@ impl Webhooks {
             ));
         }
         faults
-    }
-
-    /// A delivery.
-    ///
-    /// # Errors
-    /// [`WebhookRefusal`].
-    pub async fn delivery(&self, tenant: Option<&TenantName>, id: &str) -> Result<Delivery, WebhookRefusal> {
-        Ok(self.find_delivery(tenant, id).await?.value)
-    }
-
-    async fn find_delivery(
-        &self,
-        tenant: Option<&TenantName>,
-        id: &str,
-    ) -> Result<Stored<Delivery>, WebhookRefusal> {
-        let id: DeliveryId = id.parse().map_err(|()| WebhookRefusal::Missing)?;
-        let found = self.books.delivery(&id).await?;
-        let seen = found.filter(|stored| tenant.is_none_or(|tenant| stored.value.tenant == *tenant));
-        seen.ok_or(WebhookRefusal::Missing)
-    }
-
-    /// The deliveries of a transaction, if it is the tenant's.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn deliveries_of(
-        &self,
-        tenant: Option<&TenantName>,
-        transaction: TransactionId,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        let all = self
-            .books
-            .deliveries_of(transaction)
-            .await?
-            .into_iter()
-            .map(|stored| stored.value);
-        Ok(all
-            .filter(|delivery| tenant.is_none_or(|tenant| delivery.tenant == *tenant))
-            .collect())
-    }
-
-    /// A page of deliveries.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn deliveries(
-        &self,
-        tenant: Option<&TenantName>,
-        filter: &DeliveryFilter,
-        below: Option<String>,
-        limit: usize,
-    ) -> Result<DeliveryPage, StoreError> {
-        let matches = |delivery: &Delivery| {
-            tenant.is_none_or(|tenant| delivery.tenant == *tenant)
-                && filter
-                    .webhook
-                    .as_ref()
-                    .is_none_or(|webhook| delivery.endpoint == *webhook)
-                && filter.state.is_none_or(|state| delivery.progress.name() == state)
-        };
-        if let Some(transaction) = filter.transaction {
-            let all = self.deliveries_of(tenant, transaction).await?;
-            return Ok(DeliveryPage {
-                items: all.into_iter().filter(matches).collect(),
-                next: None,
-            });
-        }
-        let (mut page, mut looked_at) = (
-            DeliveryPage {
-                items: Vec::new(),
-                next: below,
-            },
-            0,
-        );
-        loop {
-            let wanted = limit.saturating_sub(page.items.len()).max(1);
-            let read = self.books.deliveries_below(page.next.as_deref(), wanted).await?;
-            looked_at += read.len();
-            let is_last = read.len() < wanted;
-            page.next = read.last().map(|last| last.key().to_owned()).filter(|_| !is_last);
-            page.items
-                .extend(read.into_iter().map(|stored| stored.value).filter(matches));
-            if is_last || page.items.len() >= limit || looked_at >= MOST_LOOKED_AT {
-                return Ok(page);
-            }
-        }
-    }
-
-    /// Sends a delivery once more, with the same id. One that is being sent is left alone.
-    ///
-    /// # Errors
-    /// [`WebhookRefusal`].
-    pub async fn redeliver(&self, tenant: Option<&TenantName>, id: &str) -> Result<Delivery, WebhookRefusal> {
-        for _ in 0..TRIES {
-            let old = self.find_delivery(tenant, id).await?;
-            let new = old
-                .value
-                .clone()
-                .asked_for_again(self.parts.clock.now(), &self.patience);
-            // It is being sent: whoever does so would lose what came of it.
-            if new == old.value {
-                return Ok(new);
-            }
-            if let Some(changed) = self.books.change_delivery(old, new).await? {
-                self.news.notify_one();
-                return Ok(changed.value);
-            }
-        }
-        Err(contended().into())
     }
 }
 

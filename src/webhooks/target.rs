@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Url};
 
 use super::address::not_public;
@@ -28,7 +28,7 @@ const MAX_HOST: usize = 253;
 
 /// How long an accept may wait for a name.
 const LOOK_UP: Duration = Duration::from_secs(2);
-/// Each look-up holds a thread for as long as the resolver takes.
+/// Each look-up holds a thread for as long as the resolver takes. So many accepts may look up at once; others do not wait.
 const LOOK_UPS_AT_ONCE: usize = 32;
 /// How long an accept may rely on what an earlier one was told, and how many names are remembered.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -62,7 +62,10 @@ pub struct Guard(Arc<Inner>);
 struct Inner {
     allowed: Vec<AllowedTarget>,
     names: Arc<dyn Names>,
-    look_ups: Arc<Semaphore>,
+    /// The right of an accept to look up a name.
+    for_accepts: Arc<Semaphore>,
+    /// The right of a delivery to.
+    for_deliveries: Arc<Semaphore>,
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
@@ -79,16 +82,17 @@ enum NoAddress {
 }
 
 impl Guard {
-    /// A guard that lets through what is public, and `allowed`.
-    pub fn new(allowed: Vec<AllowedTarget>) -> Self {
-        Self::with_names(allowed, Arc::new(SystemNames))
+    /// A guard that lets through what is public, and `allowed`. So many deliveries look up names at once.
+    pub fn new(allowed: Vec<AllowedTarget>, deliveries: usize) -> Self {
+        Self::with_names(allowed, deliveries, Arc::new(SystemNames))
     }
 
-    fn with_names(allowed: Vec<AllowedTarget>, names: Arc<dyn Names>) -> Self {
+    fn with_names(allowed: Vec<AllowedTarget>, deliveries: usize, names: Arc<dyn Names>) -> Self {
         Self(Arc::new(Inner {
             allowed,
             names,
-            look_ups: Arc::new(Semaphore::new(LOOK_UPS_AT_ONCE)),
+            for_accepts: Arc::new(Semaphore::new(LOOK_UPS_AT_ONCE)),
+            for_deliveries: Arc::new(Semaphore::new(deliveries)),
             remembered: Mutex::default(),
         }))
     }
@@ -129,7 +133,7 @@ impl Guard {
     }
 
     /// What [`read`](Self::read) checks, and where the host's name leads now. A name that does not resolve, or not
-    /// in time, is let through: it is looked at again before anything is sent.
+    /// in time, or that there is no place to look up now, is let through: it is looked at again before anything is sent.
     ///
     /// # Errors
     /// [`Forbidden`].
@@ -141,7 +145,11 @@ impl Guard {
         if let Some(verdict) = self.remembered(name) {
             return verdict;
         }
-        let verdict = match tokio::time::timeout(LOOK_UP, self.addresses(name)).await {
+        // Who waited here would wait for other tenants' names (I9).
+        let Ok(permit) = self.0.for_accepts.clone().try_acquire_owned() else {
+            return Ok(());
+        };
+        let verdict = match tokio::time::timeout(LOOK_UP, self.addresses(name, permit)).await {
             Ok(Err(NoAddress::Forbidden(forbidden))) => Err(forbidden),
             Ok(Ok(_) | Err(NoAddress::Unknown(..))) | Err(_) => Ok(()),
         };
@@ -160,12 +168,11 @@ impl Guard {
     }
 
     /// The addresses of a name, all of which may be connected to.
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
+    async fn addresses(&self, name: &str, permit: OwnedSemaphorePermit) -> Result<Vec<IpAddr>, NoAddress> {
         let unknown = |error| NoAddress::Unknown(name.to_owned(), error);
-        // The thread keeps the permit, even if nobody waits for it any more.
-        let permit = self.0.look_ups.clone().acquire_owned().await;
         let (names, asked) = (self.0.names.clone(), name.to_owned());
         let looked_up = tokio::task::spawn_blocking(move || {
+            // Held for as long as the thread is, even if nobody waits for it any more.
             let _permit = permit;
             names.resolve(&asked)
         });
@@ -191,8 +198,12 @@ impl Guard {
         if self.0.allowed.iter().any(|allowed| allowed.covers(name, address)) {
             return Ok(());
         }
+        // Whoever asks must not learn the addresses of names that only this machine can resolve.
         let leads = match name {
-            Some(name) => format!("leads to {name}, which is {address}"),
+            Some(name) => {
+                tracing::debug!(name, %address, kind, "a webhook may not go there");
+                format!("leads to {name}, which is not a public address")
+            }
             None => format!("leads to {address}"),
         };
         Err(Forbidden(format!(
@@ -210,7 +221,8 @@ impl reqwest::dns::Resolve for Guard {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let addresses = guard.addresses(name.as_str()).await?;
+            let permit = guard.0.for_deliveries.clone().acquire_owned().await?;
+            let addresses = guard.addresses(name.as_str(), permit).await?;
             let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(sockets) as reqwest::dns::Addrs)
         })
@@ -246,7 +258,11 @@ mod tests {
             .iter()
             .map(|text| text.parse().expect("a target"))
             .collect();
-        Guard::with_names(allowed, Arc::new(Script(answers.to_vec(), AtomicUsize::new(0))))
+        Guard::with_names(
+            allowed,
+            1,
+            Arc::new(Script(answers.to_vec(), AtomicUsize::new(0))),
+        )
     }
 
     #[test]
@@ -305,9 +321,10 @@ mod tests {
             .expect_err("is refused")
             .to_string();
         assert!(
-            refused.contains("meta.example, which is 169.254.169.254"),
+            refused.contains("meta.example, which is not a public address: link-local"),
             "{refused}"
         );
+        assert!(!refused.contains("169.254"), "{refused}");
         let public = guard(&[], &[&["8.8.8.8", "2606:4700::1"]]);
         assert_eq!(public.accept("http://erp.example/").await, Ok(()));
         assert_eq!(
@@ -336,25 +353,56 @@ mod tests {
         assert_eq!(guard.accept("http://rebinding.example/").await, Ok(()));
         let resolved = guard.resolve("rebinding.example".parse().expect("a name")).await;
         let refused = resolved.err().expect("is refused").to_string();
-        assert!(refused.contains("127.0.0.1: loopback"), "{refused}");
+        assert!(refused.contains("not a public address: loopback"), "{refused}");
+    }
+
+    /// A resolver that knows one name, and keeps whoever asks for another until the other end is dropped.
+    struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Names for Stuck {
+        fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+            if name != "erp.example" {
+                let _gone = self.0.lock().expect("lock").recv();
+            }
+            Ok(vec![Ipv4Addr::new(8, 8, 8, 8).into()])
+        }
+    }
+
+    fn stuck() -> (Guard, std::sync::mpsc::Sender<()>) {
+        let (hold, held) = std::sync::mpsc::channel();
+        let names = Arc::new(Stuck(Mutex::new(held)));
+        (Guard::with_names(Vec::new(), 1, names), hold)
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_accept_does_not_wait_for_ever_for_a_name() {
-        struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
-        impl Names for Stuck {
-            fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
-                let _gone = self.0.lock().expect("lock").recv();
-                Ok(Vec::new())
-            }
-        }
-        let (hold, held) = std::sync::mpsc::channel();
-        let guard = Guard::with_names(Vec::new(), Arc::new(Stuck(Mutex::new(held))));
+        let (guard, hold) = stuck();
         let accepted = guard.accept("http://slow.example/");
         tokio::pin!(accepted);
         assert!(futures_util::poll!(&mut accepted).is_pending());
         tokio::time::advance(LOOK_UP).await;
         assert_eq!(accepted.await, Ok(()));
         drop(hold);
+    }
+
+    #[tokio::test]
+    async fn i9_slow_names_of_some_hold_up_no_other_accept_and_no_delivery() {
+        let (guard, hold) = stuck();
+        let mut waiting = Vec::new();
+        for n in 0..LOOK_UPS_AT_ONCE {
+            let guard = guard.clone();
+            let mut accept =
+                Box::pin(async move { guard.accept(&format!("http://slow-{n}.example/")).await });
+            assert!(futures_util::poll!(&mut accept).is_pending());
+            waiting.push(accept);
+        }
+        let mut other = Box::pin(guard.accept("http://other.example/"));
+        assert_eq!(futures_util::poll!(&mut other), std::task::Poll::Ready(Ok(())));
+        let delivery = guard.resolve("erp.example".parse().expect("a name"));
+        assert!(delivery.await.is_ok());
+        drop(hold);
+        for accept in waiting {
+            assert_eq!(accept.await, Ok(()));
+        }
     }
 }

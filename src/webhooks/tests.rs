@@ -6,7 +6,7 @@ use super::delivery::Verdict;
 use super::dispatch::Dispatcher;
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::{Event, Timestamp};
+use crate::domain::{Event, Timestamp, TransactionId};
 use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
 use crate::store::embedded::EmbeddedStore;

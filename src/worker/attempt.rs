@@ -112,7 +112,7 @@ impl Lane {
     }
 
     /// The move that takes charge of a delivered transaction; `None` if there is nothing to do for it.
-    fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
+    pub(super) fn claim(&self, old: &Transaction, now: Timestamp) -> Option<Transaction> {
         let settings = &self.parts.settings;
         if !old.is_due(now.plus(CLOCK_SKEW)) {
             return None;

@@ -5,6 +5,7 @@
 //!
 //! The claim of a check has moved its due mark before anything here begins, so a crash anywhere brings it back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -37,7 +38,39 @@ impl Lane {
         left.min(self.parts.settings.check_after * MOST_PATIENCE)
     }
 
-    /// Asks the ledger about submissions of which nothing was heard.
+    /// Asks the ledger about what is overdue, whether or not the queue has given it. The checks that the queue gives later
+    /// find nothing to do.
+    pub(super) async fn check_overdue(self: Arc<Self>, tenure: Tenure) {
+        match self.try_check_overdue(&tenure).await {
+            Ok(()) => self.gate.store_worked(self.parts.name.as_str()),
+            Err(error) => self.gate.store_failed(self.parts.name.as_str(), &error),
+        }
+    }
+
+    async fn try_check_overdue(&self, tenure: &Tenure) -> Result<(), StoreError> {
+        if !tenure.holds() {
+            return Ok(());
+        }
+        let (parts, now) = (&self.parts, self.parts.clock.now());
+        let most = parts.settings.max_in_flight.get() as usize;
+        let submitted = parts.store.submitted(&parts.name, most).await?;
+        let overdue = submitted.into_iter().filter(|tx| tx.is_due(now));
+        let (mut claims, mut slots) = (Vec::new(), Vec::new());
+        for old in overdue {
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                break;
+            };
+            if let Some(new) = self.claim(&old, now) {
+                claims.push(Change { old, new });
+                slots.push(slot);
+            }
+        }
+        let claimed = self.store_changes(claims).await?;
+        self.check(claimed, slots, tenure).await
+    }
+
+    /// Asks the ledger about submissions of which nothing was heard. What it does not have is sent again, unless the lane
+    /// is paused.
     pub(super) async fn check(
         &self,
         checks: Vec<Transaction>,
@@ -75,6 +108,9 @@ impl Lane {
             }
             match outcome {
                 Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
+                // It is asked for again, and sent again when the lane goes on.
+                Outcome::Absent(_) | Outcome::Unknown(_)
+                    if self.steering.course().paused && self.parts.ledger.deduplicates() => {}
                 // Whoever waited for certainty might wait for ever; the ledger takes the same bytes once.
                 Outcome::Absent(_) | Outcome::Unknown(_) if self.parts.ledger.deduplicates() => {
                     let at_most = until_next(&tx);

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +53,9 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Whoever is given nothing for so long may be standing by for another worker.
 const STANDBY: Duration = Duration::from_millis(500);
+
+/// How often a paused lane looks for what is overdue.
+const LOOK_WHILE_PAUSED: Duration = Duration::from_secs(1);
 
 /// Everything a lane works with.
 pub struct LaneParts {
@@ -219,7 +223,9 @@ impl Lane {
                     return Ok(());
                 }
             }
-            self.steering.running().await;
+            if !self.stand_still(&tenure).await {
+                return Ok(());
+            }
             let Ok(slot) = self.slots.clone().acquire_owned().await else {
                 return Ok(());
             };
@@ -237,6 +243,23 @@ impl Lane {
                 .tasks
                 .spawn(Arc::clone(self).work_off(batch, slots, tenure.clone()));
         }
+    }
+
+    /// While it is paused, begins nothing, and asks the ledger about what is overdue: in the queue that is behind what has to
+    /// wait. Answers `false` if ledger or store are out of reach for so long that another worker should have a try. Cancel
+    /// safe: a look-up that was begun goes on.
+    #[must_use]
+    async fn stand_still(self: &Arc<Self>, tenure: &Tenure) -> bool {
+        while timeout(LOOK_WHILE_PAUSED, self.steering.running()).await.is_err() {
+            if !self.pass().await {
+                return false;
+            }
+            let looked = Arc::clone(self).check_overdue(tenure.clone());
+            if let Err(error) = self.parts.tasks.spawn(looked).await {
+                tracing::error!(ledger = %self.parts.name, %error, "a look-up ended badly");
+            }
+        }
+        true
     }
 
     /// Begins where the last one to have the lane ended. Answers `false` if ledger or store are out of reach for so long
@@ -322,7 +345,7 @@ impl Lane {
     }
 
     /// Sets it on another course: pause, rate, burst and batches. One of a lower `version` than was set before changes
-    /// nothing. While it is paused, outcomes that the ledger tells are taken; of what it does not tell, nobody asks.
+    /// nothing. While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue.
     pub fn steer(&self, course: Course, version: u64) {
         let pace = |course: Course| (course.settings.rate_per_second, course.settings.burst);
         self.steering.set(course, version, |before| {

@@ -88,12 +88,9 @@ async fn from_the_first_key_on_nobody_gets_in_without_one() {
         json!({"subject": "anonymous", "tenant": null, "scopes": ["submit", "read", "operate"]})
     );
     app.get("/metrics").await.expect(200);
-    let (id, key) = make_key(
-        &app,
-        None,
-        &json!({"name": "erp", "tenant": "acme", "scopes": ["read", "submit"]}),
-    )
-    .await;
+    let operator = operator(&app).await;
+    let body = json!({"name": "erp", "tenant": "acme", "scopes": ["read", "submit"]});
+    let (id, key) = make_key(&app, Some(&operator), &body).await;
 
     for path in [
         "/v1/whoami",

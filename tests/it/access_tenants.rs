@@ -227,6 +227,10 @@ async fn a_tenant_uses_the_ledgers_and_contracts_that_it_may() {
             .problem(403, "SG-0029");
         assert!(submit(&app, &operator, None, body).await.status < 300);
     }
+    // Nor is it told what else there is.
+    let unknown = json!({"ledger": "main", "contract": "token", "function": "Nonsense"});
+    let refusal = submit(&app, &acme, None, &unknown).await.problem(403, "SG-0029");
+    assert!(!refusal.to_string().contains("basic"), "{refusal}");
     let lanes = asked(&app, &acme, "GET", "/v1/ledgers", None)
         .await
         .expect(200)
@@ -234,7 +238,13 @@ async fn a_tenant_uses_the_ledgers_and_contracts_that_it_may() {
     assert_eq!(lanes["items"].as_array().map(Vec::len), Some(1));
     assert_eq!(lanes["items"][0]["name"], "main");
     let hidden = asked(&app, &acme, "GET", "/v1/ledgers/side", None).await;
-    hidden.problem(404, "SG-0016");
+    let hidden = hidden.problem(404, "SG-0016")["detail"].to_string();
+    let missing = asked(&app, &acme, "GET", "/v1/ledgers/nowhere", None).await;
+    let missing = missing.problem(404, "SG-0016")["detail"].to_string();
+    assert_eq!(hidden.replace("side", "nowhere"), missing, "no hint");
+    elsewhere["ledger"] = "nowhere".into();
+    let missing = submit(&app, &acme, None, &elsewhere).await;
+    assert!(!missing.problem(422, "SG-0002").to_string().contains("side"));
     asked(&app, &operator, "GET", "/v1/ledgers/side", None)
         .await
         .expect(200);
@@ -326,5 +336,22 @@ async fn a_tenant_whose_backlog_is_full_waits_for_its_own() {
     .await
     .expect(200);
     submit(&app, &acme, None, &add("visits", 1)).await.expect(202);
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn i10_the_first_key_shuts_nobody_out_for_good() {
+    let app = TestApp::start().await;
+    for body in [
+        json!({"name": "erp", "scopes": ["submit", "read"]}),
+        json!({"name": "erp", "scopes": ["operate"], "tenant": "acme"}),
+    ] {
+        app.send(app.request("POST", "/v1/keys").json(&body))
+            .await
+            .fault(422, "SG-0002", "/scopes");
+    }
+    app.get("/v1/transactions").await.expect(200);
+    let operator = operator(&app).await;
+    tenant_key(&app, &operator, "acme").await;
     app.leave().await;
 }

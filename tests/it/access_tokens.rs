@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use sluicegate::config::{JwksSource, JwtSettings};
 use tokio::net::TcpListener;
 
-use crate::access::{asked, make_key};
+use crate::access::{asked, make_key, operator};
+use crate::support::events::Events;
 use crate::support::{TestApp, add, eventually, spawn};
 
 /// A key that signs tokens.
@@ -194,6 +195,26 @@ async fn a_token_is_worth_what_its_claims_say() {
 }
 
 #[tokio::test]
+async fn i9_with_its_token_a_stream_ends() {
+    let signer = Signer::new("k1");
+    let folder = tempfile::tempdir().expect("folder");
+    let path: PathBuf = folder.path().join("jwks.json");
+    std::fs::write(&path, set(&[&signer])).expect("writes");
+    let app = TestApp::with(|gateway| {
+        gateway.auth.jwt = Some(settings(JwksSource::File(path)));
+        gateway.http.stream_heartbeat = Duration::from_millis(100);
+    })
+    .await;
+    let token = signer.sign(|claims| claims["exp"] = (now() + 2).into());
+    let mut events = Events::open(app.request("GET", "/v1/events").bearer_auth(&token)).await;
+    events.expect("ready").await;
+    assert_eq!(events.next().await, None);
+    assert!(events.heartbeats > 0, "it was alive until then");
+    refused(&app, &token, "has expired").await;
+    app.leave().await;
+}
+
+#[tokio::test]
 async fn a_file_of_keys_is_read_again_and_a_withdrawn_key_ends() {
     let (old, new) = (Signer::new("k1"), Signer::new("k2"));
     let folder = tempfile::tempdir().expect("folder");
@@ -217,6 +238,32 @@ async fn a_file_of_keys_is_read_again_and_a_withdrawn_key_ends() {
     })
     .await;
     refused(&app, &tokens[0], "not among those").await;
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn wrong_tries_from_an_address_do_not_shut_out_who_signs_in_anew() {
+    let (signer, stranger) = (Signer::new("k1"), Signer::new("k2"));
+    let provider = Provider::default();
+    provider.publish(&[&signer]);
+    let jwks = provider.clone().start().await;
+    let app = TestApp::with(|gateway| {
+        gateway.auth.jwt = Some(settings(jwks));
+        gateway.auth.max_failed_tries_per_minute = std::num::NonZeroU32::new(1).expect("not zero");
+    })
+    .await;
+    let ask = async |token: &str| asked(&app, token, "GET", "/v1/whoami", None).await;
+    ask("a.b.c").await.problem(401, "SG-0018");
+    let asked_before = provider.asked.load(Ordering::Relaxed);
+    for wrong in ["a.b.c", &stranger.sign(|_| {}), &Signer::new("k1").sign(|_| {})] {
+        ask(wrong).await.problem(429, "SG-0022");
+    }
+    assert_eq!(
+        provider.asked.load(Ordering::Relaxed),
+        asked_before,
+        "nobody is asked for strangers"
+    );
+    ask(&signer.sign(|_| {})).await.expect(200);
     app.leave().await;
 }
 
@@ -265,7 +312,7 @@ async fn a_provider_that_is_down_at_the_start_stops_nobody_else() {
     provider.down.store(true, Ordering::Relaxed);
     let jwks = provider.clone().start().await;
     let app = TestApp::start().await;
-    let (_, key) = make_key(&app, None, &json!({"name": "erp", "scopes": ["read"]})).await;
+    let key = operator(&app).await;
     let app = app
         .reopen(|gateway| gateway.auth.jwt = Some(settings(jwks)))
         .await;

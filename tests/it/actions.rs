@@ -34,6 +34,9 @@ async fn what_waits_is_cancelled_for_good() {
         (&json!("failed"), &json!("cancelled"))
     );
     assert_eq!(cancelled["actions"][0]["action"], "cancel");
+    let path = format!("/v1/transactions/{id}/cancel");
+    let reason = app.request("POST", &path).json(&json!({"reason": "x"}));
+    app.send(reason).await.fault(422, "SG-0002", "");
     let again = app.act(&id, "cancel").await.expect(200).json();
     assert_eq!(again, cancelled, "asked for again, it stays as it is");
     let app = app.reopen(crate::support::fast).await;
@@ -58,7 +61,11 @@ async fn what_is_over_cannot_be_cancelled() {
     );
     for action in ["cancel", "retry", "settle"] {
         let path = format!("/v1/transactions/0195d6a8-0000-7000-8000-000000000000/{action}");
-        let refused = app.send(app.request("POST", &path).json(&word)).await;
+        let request = match action {
+            "settle" => app.request("POST", &path).json(&word),
+            _ => app.request("POST", &path),
+        };
+        let refused = app.send(request).await;
         refused.problem(404, "SG-0004");
     }
     app.finish().await;

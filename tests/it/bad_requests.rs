@@ -27,6 +27,15 @@ async fn i10_only_json_is_taken() {
             answer.problem(415, "SG-0008");
         }
     }
+    for path in ["/v1/transactions", "/v1/transactions/batch", "/v1/query"] {
+        let packed = app
+            .request("POST", path)
+            .header("content-type", "application/json")
+            .header("content-encoding", "gzip");
+        let answer = app.send(packed.body(body.clone())).await;
+        answer.problem(415, "SG-0008");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"), "{path}");
+    }
     assert!(app.list("").await.is_empty());
     for declared in [
         "application/json; charset=utf-8",

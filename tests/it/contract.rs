@@ -64,6 +64,10 @@ async fn a_gateway_serves_the_committed_document() {
 #[tokio::test]
 async fn every_path_knows_the_methods_of_the_document_and_no_other() {
     let app = TestApp::start().await;
+    for page in ["/", "/docs/"] {
+        let answer = app.send(app.request("OPTIONS", page)).await.expect(204);
+        assert_eq!(answer.header("allow").map(set), Some(set("GET,HEAD")), "{page}");
+    }
     let offered = offered(&committed());
     assert!(offered.len() >= 8, "{offered:?}");
     for (path, methods) in offered {

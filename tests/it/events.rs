@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use sluicegate::clock::{Clock, SystemClock};
 
+use crate::access::{asked, make_key, operator};
 use crate::support::events::{Event, Events};
 use crate::support::{TestApp, add, ledger, simulator, with};
 
@@ -133,11 +135,11 @@ async fn one_transaction_is_followed_to_its_end() {
     }
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     assert_eq!(last, app.record(&id).await);
-    // Nothing is left to tell: the stream ends at once.
+    // Nothing is left to tell, and a browser is told not to come back.
     let again = app
         .request("GET", &path)
         .header("last-event-id", versions.last().expect("one").to_string());
-    assert_eq!(Events::open(again).await.next().await, None);
+    app.send(again).await.expect(204);
     let mut again = Events::open(app.request("GET", &path)).await;
     again.expect("ready").await;
     assert_eq!(again.expect("transaction").await.data, last);
@@ -157,8 +159,8 @@ async fn a_position_that_is_not_known_begins_anew_and_says_so() {
         told.iter().all(|event| event.data["version"] != Value::Null),
         "{told:?}"
     );
-    let refused = app.get("/v1/events?last_event_id=yesterday").await.expect(400);
-    assert_eq!(refused.json()["code"], "SG-0009");
+    let refused = app.get("/v1/events?last_event_id=yesterday").await;
+    refused.fault(400, "SG-0009", "#query/last_event_id");
     let refused = app.get("/v1/events?limit=3").await.expect(400);
     assert_eq!(refused.json()["errors"][0]["pointer"], "#query/limit");
     drop(events);
@@ -222,4 +224,54 @@ async fn i7_who_does_not_read_holds_nobody_up_and_gets_all_in_the_end() {
     settled(&mut lazy, 2_000).await;
     drop((lazy, keen));
     app.finish().await;
+}
+
+#[tokio::test]
+async fn i9_with_its_key_a_stream_ends() {
+    let app = TestApp::with(|settings| settings.http.stream_heartbeat = Duration::from_millis(100)).await;
+    let operator = operator(&app).await;
+    let (id, key) = make_key(&app, Some(&operator), &json!({"name": "erp", "scopes": ["read"]})).await;
+    let submit = async |body: &Value| {
+        asked(&app, &operator, "POST", "/v1/transactions", Some(body))
+            .await
+            .expect(202)
+            .json()
+    };
+    let later = SystemClock.now().plus(Duration::from_secs(3_600));
+    let waits = submit(&with(add("a", 1), "not_before", json!(later.to_string()))).await;
+    let one = format!("/v1/transactions/{}/events", waits["id"].as_str().expect("an id"));
+    let mut streams = Vec::new();
+    for path in ["/v1/events", &one] {
+        let mut events = Events::open(app.request("GET", path).bearer_auth(&key)).await;
+        events.expect("ready").await;
+        streams.push(events);
+    }
+    streams[1].expect("transaction").await;
+    asked(&app, &operator, "DELETE", &format!("/v1/keys/{id}"), None)
+        .await
+        .expect(200);
+    submit(&add("b", 1)).await;
+    for events in &mut streams {
+        assert_eq!(events.next().await, None, "what came after the key is not told");
+    }
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn i9_a_tenant_leaves_streams_to_others() {
+    let app = TestApp::with(|settings| settings.http.max_streams = 4).await;
+    let operator = operator(&app).await;
+    let mut open = Vec::new();
+    for (tenant, most) in [("acme", 3), ("globex", 1)] {
+        let order = json!({"name": tenant, "tenant": tenant, "scopes": ["read"]});
+        let (_, key) = make_key(&app, Some(&operator), &order).await;
+        for _ in 0..most {
+            open.push(Events::open(app.events("").bearer_auth(&key)).await);
+        }
+        app.send(app.events("").bearer_auth(&key))
+            .await
+            .problem(503, "SG-0026");
+    }
+    drop(open);
+    app.leave().await;
 }

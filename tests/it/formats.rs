@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde_json::Value;
 use sluicegate::clock::SystemClock;
 use sluicegate::config::{self, PostgresSettings, SimulatorSettings, StoreSettings};
-use sluicegate::domain::{Checkpoint, LedgerName, SubmissionId, Timestamp, Transaction, TransactionId};
+use sluicegate::domain::{
+    Checkpoint, LedgerName, SubmissionId, TenantName, Timestamp, Transaction, TransactionId,
+};
 use sluicegate::kv::{self, EngineKind};
 use sluicegate::ledger::LedgerBackend;
 use sluicegate::ledger::simulator::SimulatorLedger;
@@ -51,6 +53,16 @@ fn writes() -> bool {
     std::env::var_os("SLUICEGATE_WRITE_FIXTURES").is_some()
 }
 
+fn acme() -> TenantName {
+    TenantName::new("acme").expect("a name")
+}
+
+fn stored_format(folder: &DataFolder) -> u64 {
+    let engine = kv::open(folder.engine(), &folder.store(), CACHE).expect("opens");
+    let format = engine.get(b"mformat").expect("reads").expect("is there");
+    u64::from_be_bytes(format.as_slice().try_into().expect("a number"))
+}
+
 fn open(folder: &DataFolder) -> EmbeddedStore {
     let metrics = Metrics::new().expect("metrics").store();
     EmbeddedStore::open(folder.engine(), &folder.store(), CACHE, metrics).expect("opens")
@@ -75,24 +87,30 @@ async fn embedded_stores_of_every_format_are_read_and_go_on() {
             write_embedded(engine).await;
         }
         for format in 1..=STORE_FORMAT {
-            goes_on(engine, &fixture(&format!("store-{format}-{engine}"))).await;
+            goes_on(engine, format).await;
         }
     }
 }
 
-async fn goes_on(engine: EngineKind, fixture: &Path) {
+async fn goes_on(engine: EngineKind, format: u64) {
+    let fixture = fixture(&format!("store-{format}-{engine}"));
     assert!(
         fixture.exists(),
         "a format without a fixture: see tests/fixtures/README.md"
     );
     let place = tempfile::tempdir().expect("folder");
     let data = place.path().join("data");
-    fs::rename(copy(fixture).keep(), &data).expect("moves");
+    fs::rename(copy(&fixture).keep(), &data).expect("moves");
     let expected = expected(&data);
     {
         let folder = DataFolder::hold(&data, engine).expect("holds");
         let report = embedded::check(&folder, CACHE).expect("opens");
         assert_eq!(report.findings, [], "{engine}");
+        assert_eq!(
+            stored_format(&folder),
+            format,
+            "{engine}: a check changes nothing"
+        );
         let store = open(&folder);
         assert_eq!(
             texts(&store).await,
@@ -101,6 +119,25 @@ async fn goes_on(engine: EngineKind, fixture: &Path) {
         );
         let checkpoint = store.checkpoint(&main_ledger()).await.expect("reads");
         assert!(checkpoint.is_some(), "{engine}");
+        let document = store.document("fixture", "a key").await.expect("reads");
+        let body = document.map(|document| document.body.get().to_owned());
+        assert_eq!(
+            body,
+            (format > 1).then(|| "\"a body\"".to_owned()),
+            "{engine} {format}"
+        );
+        let of_acme = Filter {
+            tenant: Some(acme()),
+            ..Filter::default()
+        };
+        let of_acme = store.list(&of_acme, None, 999).await.expect("lists").items;
+        assert_eq!(of_acme.len(), if format > 1 { 3 } else { 0 }, "{engine} {format}");
+        drop(store);
+        assert_eq!(
+            stored_format(&folder),
+            STORE_FORMAT,
+            "{engine}: an older version refuses it from here on"
+        );
     }
     let config = format!(
         "[http]\nlisten = '127.0.0.1:0'\n[store]\npath = {data:?}\nengine = '{engine}'\n[retention]\ndone_days = 0\n\
@@ -158,7 +195,13 @@ async fn write_embedded(engine: EngineKind) {
         let folder = DataFolder::hold(&stopped.data, engine).expect("holds");
         let store = open(&folder);
         let sent = prepared(&folder).await;
-        states::store(&store, &states::in_every_state("f", &sent, then(), then())).await;
+        let mut histories = states::in_every_state("f", &sent, then(), then());
+        for settled in &mut histories[5..] {
+            settled.iter_mut().for_each(|version| version.tenant = acme());
+        }
+        states::store(&store, &histories).await;
+        let document = DocumentChange::create("fixture", "a key", &"a body").expect("JSON");
+        assert!(store.change_documents(vec![document]).await.expect("writes"));
         let lines: Vec<String> = texts(&store).await.into_iter().map(|text| text + "\n").collect();
         fs::write(stopped.data.join("expected.ndjson"), lines.concat()).expect("writes");
     }

@@ -1,10 +1,15 @@
 //! Steering a lane while it runs.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use sluicegate::gateway::{Caller, Steer};
+
+use crate::support::scripted::{Act, Scripted};
 use crate::support::{Answer, TestApp, add, eventually};
+use crate::worker::{Lab, settings};
 
 impl TestApp {
     async fn steer(&self, body: &Value) -> Answer {
@@ -35,6 +40,49 @@ async fn a_paused_lane_accepts_and_submits_nothing_even_after_a_restart() {
     app.drain().await;
     assert_eq!(app.counter("hits").await, 1);
     app.finish().await;
+}
+
+#[tokio::test]
+async fn i3_a_paused_lane_asks_for_what_is_overdue_and_sends_nothing() {
+    let ledger = Scripted::new(&[Act::CommitSilently, Act::LoseAll], true);
+    let mut patient = settings();
+    patient.ledgers.get_mut("main").expect("main").worker.check_after = Duration::from_secs(2);
+    let lab = Lab::start(&ledger, patient).await;
+    let sent = [lab.accept("Pay").await, lab.accept("Pay").await];
+    eventually("both are sent", async || {
+        (ledger.sends().len() == 2).then_some(())
+    })
+    .await;
+    let steer = async |paused| {
+        let steer = Steer {
+            paused: Some(paused),
+            ..Steer::default()
+        };
+        let steered = lab.gateway.steer(&Caller::anonymous(), "main", steer).await;
+        assert_eq!(steered.expect("steers").overrides.paused, paused);
+    };
+    steer(true).await;
+    let waits = lab.accept("Pay").await;
+    eventually("both are asked for", async || {
+        (ledger.lookups.load(Ordering::SeqCst) >= 2).then_some(())
+    })
+    .await;
+    eventually("what took effect is settled", async || {
+        let settled = async |id| {
+            let tx = lab.gateway.get(&Caller::anonymous(), id).await.expect("reads");
+            tx.is_some_and(|tx| tx.is_settled())
+        };
+        let settled = (settled(sent[0]).await, settled(sent[1]).await);
+        (settled.0 != settled.1).then_some(())
+    })
+    .await;
+    assert_eq!(ledger.sends().len(), 2, "nothing is sent, and nothing again");
+    steer(false).await;
+    for id in sent.into_iter().chain([waits]) {
+        lab.settled(id).await;
+    }
+    assert_eq!(ledger.effects(), 3);
+    lab.stop().await;
 }
 
 #[tokio::test]

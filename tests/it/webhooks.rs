@@ -251,6 +251,28 @@ async fn a_delivery_is_sent_again_by_hand_with_its_id() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_sent_again_stays_as_it_is() {
+    let app = start().await;
+    let receiver = Receiver::start().await;
+    let (webhook, _) = endpoint(&app, &json!({"url": receiver.url})).await;
+    let webhook = format!("/v1/webhooks/{webhook}");
+    let tx = app.settle(&add("hits", 1)).await.id();
+    let told = delivery(&app, &tx, "is received", is("delivered")).await;
+    let path = format!("/v1/deliveries/{}/redeliver", told["id"].as_str().expect("an id"));
+    let refused = async |why: &str| {
+        let problem = app.send(app.request("POST", &path)).await.problem(409, "SG-0023");
+        assert!(problem["detail"].to_string().contains(why), "{problem}");
+        assert_eq!(deliveries(&app, &tx).await, std::slice::from_ref(&told));
+    };
+    let disabled = app.request("PATCH", &webhook).json(&json!({"disabled": true}));
+    app.send(disabled).await.expect(200);
+    refused("enable it first").await;
+    app.send(app.request("DELETE", &webhook)).await.expect(204);
+    refused("was removed").await;
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn who_says_gone_is_told_no_more_until_its_owner_says_so() {
     let app = start().await;
     let receiver = Receiver::answering(|_| 410.into()).await;

@@ -88,6 +88,28 @@ async fn i9_a_tenants_webhooks_and_deliveries_are_its_own() {
 }
 
 #[tokio::test]
+async fn where_a_webhook_leads_is_written_down() {
+    let app = TestApp::with(told).await;
+    let operator = operator(&app).await;
+    let acme = key(&app, &operator, "acme", &["submit"]).await;
+    let url = |page: &str| json!({"url": format!("https://erp.example/{page}")});
+    let made = asked(&app, &acme, "POST", "/v1/webhooks", Some(&url("one"))).await;
+    let made = made.expect(201).json();
+    let path = format!("/v1/webhooks/{}", made["id"].as_str().expect("an id"));
+    asked(&app, &acme, "PATCH", &path, Some(&url("two")))
+        .await
+        .expect(200);
+    let log = asked(&app, &operator, "GET", "/v1/audit?limit=2", None).await;
+    let log = log.expect(200).json();
+    for (entry, page) in [(0, "two"), (1, "one")] {
+        let detail = &log["items"][entry]["detail"];
+        assert_eq!((&detail["id"], &detail["url"]), (&made["id"], &url(page)["url"]));
+    }
+    assert!(!log.to_string().contains("whsec_"), "{log}");
+    app.leave().await;
+}
+
+#[tokio::test]
 async fn who_may_only_read_changes_nothing() {
     let app = TestApp::with(told).await;
     let operator = operator(&app).await;

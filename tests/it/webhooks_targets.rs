@@ -256,7 +256,7 @@ async fn a_name_that_comes_to_lead_inside_is_not_connected_to() {
     };
     eventually("the name is found to lead inside", async || {
         let (_, error) = last_error(&tx).await;
-        error.filter(|error| error.contains("rebound.example, which is 127.0.0.1: loopback"))
+        error.filter(|error| error.contains("rebound.example, which is not a public address: loopback"))
     })
     .await;
     eventually("the one that is allowed is told", async || {

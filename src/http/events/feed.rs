@@ -108,15 +108,25 @@ impl Feed {
             return Ok(None);
         };
         let changes = self.gateway.changes(after, CATCH_UP_PAGE).await?;
-        Ok(changes.map(|changes| Read {
-            updates: changes
-                .items
-                .into_iter()
-                .map(|(at, tx)| Update::of(at, tx))
-                .collect(),
+        let Some(changes) = changes else {
+            return Ok(None);
+        };
+        let mut read = Read {
+            updates: Vec::new(),
             next: changes.next,
             more: changes.more,
-        }))
+        };
+        for (at, tx) in changes.items {
+            let update = Update::of(at, tx);
+            let is_large = update.is_large();
+            read.updates.push(update);
+            if is_large {
+                // It waits for its client, who may be slow: what comes after it waits in the store.
+                (read.next, read.more) = (at, true);
+                break;
+            }
+        }
+        Ok(Some(read))
     }
 
     /// Reads and tells until nobody follows.

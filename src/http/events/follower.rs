@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Update};
 use super::{ApiError, heartbeat, ready, transaction};
+use crate::share::Place;
 use crate::store::{Filter, Position};
 
 /// After the store refused, it waits so long.
@@ -45,15 +46,11 @@ pub(super) struct Follower {
     given: Position,
     /// Events that are ready to be sent.
     ahead: VecDeque<Event>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Follower {
-    pub(super) async fn start(
-        feed: Arc<Feed>,
-        start: Start,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Self, ApiError> {
+    pub(super) async fn start(feed: Arc<Feed>, start: Start, place: Place) -> Result<Self, ApiError> {
         let mut ahead = VecDeque::new();
         let known = match start.after {
             Some(after) => feed.gateway().changes(after, 0).await?.map(|_| after),
@@ -76,7 +73,7 @@ impl Follower {
             at,
             given: at,
             ahead,
-            _permit: permit,
+            _place: place,
         })
     }
 

@@ -2,36 +2,37 @@
 //!
 //! An event is a record as it stands; its id is the place of that change, so a client that comes back with the last id it
 //! saw goes on right behind it, at any node and after any restart. Whoever does not read is cut off by the connection's
-//! time-out for writing (`server.rs`): here nothing is kept for them.
+//! time-out for writing (`server.rs`): here nothing is kept for them. Whether whoever follows still may is asked before
+//! everything that they are told, so a stream outlives its key or token by a heartbeat at most.
 
 mod feed;
 mod follower;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, stream};
-use tokio::sync::OwnedSemaphorePermit;
+use futures_util::{Stream, StreamExt, stream};
 
 pub(super) use self::feed::Feed;
 use self::follower::{Follower, Start};
 use super::Api;
+use super::auth::Pass;
 use super::caller::Who;
 use super::dto::TransactionView;
 use super::error::{ApiError, Code};
 use super::openapi::examples;
 use super::openapi::schemas::StreamEvent;
-use super::params::{self, Name, Pairs};
+use super::params::{self, LastEvent, Name, Pairs};
 use super::transactions::{missing, transaction_id};
 use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::gateway::{Caller, Scope};
 use crate::notify::Waiter;
-use crate::store::StoreError;
+use crate::share::Place;
+use crate::store::{Position, StoreError};
 
 /// Stages that other processes change are looked for so often; what they settle is told at once.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -41,7 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Server-sent events. The first is `ready`; then a `transaction` for each record that changes, as it stands; several
 /// changes in quick succession may come as one, and the last state always comes. Its id is a position: whoever comes back
 /// with it goes on right behind it. If that position is no longer known, the event `reset` says to list anew. Comments are
-/// signs of life. Conditions are those of a listing, `metadata.<label>=<value>` among them.
+/// signs of life, and so is the event `position`, whose id is newer than the last one's: come back with that. Conditions
+/// are those of a listing, `metadata.<label>=<value>` among them.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -78,22 +80,23 @@ pub(crate) async fn all(
     if let Some(tenant) = &caller.tenant {
         filter.tenant = Some(tenant.clone());
     }
-    let after = match last.map(|last| last.parse()).transpose() {
-        Ok(after) => after,
-        Err(error) => return Err(params::bad("#header/Last-Event-ID", format!("{error}"))),
+    let position = |last: LastEvent| {
+        let bad = |error| params::bad(last.pointer, format!("{error}"));
+        last.id.parse::<Position>().map_err(bad)
     };
-    let permit = api.stream_permit()?;
+    let after = last.map(position).transpose()?;
+    let place = api.place(&caller)?;
     let start = Start {
         filter,
         after,
         heartbeat: api.heartbeat,
     };
-    let follower = Follower::start(api.feed.clone(), start, permit).await?;
+    let follower = Follower::start(api.feed.clone(), start, place).await?;
     let events = stream::unfold(follower, async |mut follower| {
         let event = follower.next().await?;
-        Some((Ok(event), follower))
+        Some((event, follower))
     });
-    Ok(response(events))
+    Ok(response(events, Pass::of(&api, &headers)?))
 }
 
 /// Follow a transaction
@@ -113,6 +116,7 @@ pub(crate) async fn all(
     responses(
         (status = 200, description = "Events, until it is settled", body = StreamEvent, content_type = "text/event-stream",
             example = json!(examples::event())),
+        (status = 204, description = "It is settled, and the client has seen that: there is nothing to come back for"),
         (status = 404, description = "SG-0004"),
         (status = 503, description = "SG-0026"),
     )
@@ -129,19 +133,22 @@ pub(crate) async fn of_one(
     let (Pairs(pairs), last) = params::last_event(&headers, pairs)?;
     params::none_known(&pairs)?;
     // A sign would be read, and is none of ours.
-    let version = |last: String| match last.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => last.parse().ok(),
-        false => None,
+    let version = |last: LastEvent| {
+        let is_number = last.id.bytes().all(|byte| byte.is_ascii_digit());
+        let version = last.id.parse::<u64>().ok().filter(|_| is_number);
+        version.ok_or_else(|| params::bad(last.pointer, "is not the id of an event"))
     };
-    let seen = match last.map(|last| version(last).ok_or(())).transpose() {
-        Ok(seen) => seen.unwrap_or(0),
-        Err(_) => return Err(params::bad("#header/Last-Event-ID", "is not the id of an event")),
-    };
+    let seen = last.map(version).transpose()?.unwrap_or(0);
     // Listening before looking: no change is missed.
     let waiter = api.gateway.hub().listen(id);
     let first = api.gateway.get(&caller, id).await?.ok_or_else(|| missing(id))?;
+    if first.is_settled() && first.version == seen {
+        // That is how a browser is told not to come back (HTML, section 9.2).
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let pass = Pass::of(&api, &headers)?;
     let one = One {
-        _permit: api.stream_permit()?,
+        _place: api.place(&caller)?,
         api,
         caller,
         id,
@@ -152,9 +159,9 @@ pub(crate) async fn of_one(
     let events = stream::unfold(Some(one), async |one| {
         let mut one = one?;
         let (event, last) = one.next().await?;
-        Some((Ok(event), (!last).then_some(one)))
+        Some((event, (!last).then_some(one)))
     });
-    Ok(response(events))
+    Ok(response(events, pass))
 }
 
 /// Somebody who follows one transaction.
@@ -167,7 +174,7 @@ struct One {
     seen: u64,
     /// The record as it stood when this began, until that was told.
     ready: Option<Transaction>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl One {
@@ -178,9 +185,6 @@ impl One {
             // Of a store that went back in time since, or of something else: told from the start.
             if self.seen > first.version {
                 self.seen = 0;
-            }
-            if first.version == self.seen && first.is_settled() {
-                return None;
             }
             // `self.seen` stays: what is newer than that is told next.
             return Some((ready(&self.seen.to_string()), false));
@@ -212,19 +216,23 @@ impl One {
 }
 
 impl Api {
-    fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let full = |_| {
+    /// The right to have a stream open.
+    fn place(&self, caller: &Caller) -> Result<Place, ApiError> {
+        let full = || {
             let detail = "as many event streams are open as the operator allows (http.max_streams); poll, or try again later";
             ApiError::new(Code::TooManyStreams, detail).later(Duration::from_secs(5))
         };
-        Arc::clone(&self.streams).try_acquire_owned().map_err(full)
+        self.streams.take(caller.tenant.as_ref()).ok_or_else(full)
     }
 }
 
-fn response<S>(events: S) -> Response
-where
-    S: Stream<Item = Result<Event, Infallible>> + Send + 'static,
-{
+/// Tells events for as long as `pass` counts.
+fn response(events: impl Stream<Item = Event> + Send + 'static, pass: Pass) -> Response {
+    let events = stream::unfold((Box::pin(events), pass), async |(mut events, pass)| {
+        let event = events.next().await?;
+        let told = pass.counts().await.then_some(Ok::<_, Infallible>(event));
+        Some((told?, (events, pass)))
+    });
     let mut response = Sse::new(events).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -139,7 +139,7 @@ pub(crate) fn batch() -> Value {
     });
     json!({
         "items": [
-            {"status": 202, "transaction": pending(), "repeated": false},
+            {"status": 202, "id": pending()["id"], "transaction": pending(), "repeated": false},
             {"status": 422, "problem": problem},
         ],
         "accepted": 1,

@@ -52,7 +52,10 @@ use crate::kv::{self, Batch, EngineKind, KvEngine, KvError, Order};
 use crate::telemetry::metrics::StoreMetrics;
 
 /// The layout this version writes. A store with a higher one was written by a newer version.
-pub const STORE_FORMAT: u64 = 1;
+///
+/// 2 has all that 1 has, and tenants, documents and the log of changes beside it. A store of format 1 becomes one of 2
+/// when it is opened for use: whatever knows 1 only would change records and not note that in the log.
+pub const STORE_FORMAT: u64 = 2;
 
 /// So many marks are noted as announced in one command.
 const ANNOUNCED_AT_ONCE: usize = 512;
@@ -94,7 +97,7 @@ impl EmbeddedStore {
             )),
             other => other,
         })?;
-        check_format(&*engine)?;
+        take_format(&*engine)?;
         let change_log = changes::log(&*engine)?;
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(engine.clone(), shared.clone(), metrics)?;
@@ -151,16 +154,12 @@ impl EmbeddedStore {
     }
 
     /// What an insert came to.
-    fn inserted(&self, verdict: Verdict) -> Result<Inserted, StoreError> {
+    fn inserted(verdict: Verdict) -> Result<Inserted, StoreError> {
         match verdict {
             Verdict::Unreadable => Err(StoreError::Damaged(
                 "the entry of an idempotency key cannot be read".to_owned(),
             )),
-            Verdict::Exists(id) => match self.read(id)? {
-                Some(existing) => Ok(Inserted::Existing(Box::new(existing))),
-                // Retention removed it in the same moment; a repeat of the request will be a new one.
-                None => Err(StoreError::Unavailable(format!("{id} was removed just now"))),
-            },
+            Verdict::Exists(id) => Ok(Inserted::Existing(id)),
             Verdict::Withheld => Ok(Inserted::Withheld),
             Verdict::Made | Verdict::Moved => Ok(Inserted::Created),
         }
@@ -223,15 +222,23 @@ fn open_engine(kind: EngineKind, path: &Path, cache_bytes: usize) -> Result<Arc<
     Ok(Arc::from(engine))
 }
 
-/// Refuses what a newer version wrote; marks a new store with this version's format.
-fn check_format(engine: &dyn KvEngine) -> Result<(), StoreError> {
+/// Marks a store that is new, or of an older version, with this version's format; refuses what a newer one wrote.
+fn take_format(engine: &dyn KvEngine) -> Result<(), StoreError> {
+    if check_format(engine)? == Some(STORE_FORMAT) {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.put(keys::FORMAT.to_vec(), STORE_FORMAT.to_be_bytes().to_vec());
+    engine.commit(batch).map_err(store_error)
+}
+
+/// The format of a store, `None` of a new one; refuses what a newer version wrote.
+fn check_format(engine: &dyn KvEngine) -> Result<Option<u64>, StoreError> {
     let Some(stored) = engine.get(keys::FORMAT).map_err(store_error)? else {
-        let mut batch = Batch::default();
-        batch.put(keys::FORMAT.to_vec(), STORE_FORMAT.to_be_bytes().to_vec());
-        return engine.commit(batch).map_err(store_error);
+        return Ok(None);
     };
     match stored.as_slice().try_into().map(u64::from_be_bytes) {
-        Ok(format) if format <= STORE_FORMAT => Ok(()),
+        Ok(format) if format <= STORE_FORMAT => Ok(Some(format)),
         Ok(format) => Err(StoreError::Damaged(format!(
             "it has format {format} and this version knows {STORE_FORMAT}: start the newer sluicegate that wrote it"
         ))),
@@ -319,7 +326,7 @@ fn announced_before(
 impl TransactionStore for EmbeddedStore {
     async fn insert(&self, tx: &Transaction) -> Result<Inserted, StoreError> {
         match self.write(vec![insertion(tx)?]).await?.first() {
-            Some(verdict) => self.inserted(*verdict),
+            Some(verdict) => Self::inserted(*verdict),
             None => Ok(Inserted::Created),
         }
     }
@@ -331,10 +338,7 @@ impl TransactionStore for EmbeddedStore {
     ) -> Result<Vec<Inserted>, StoreError> {
         let mutations = transactions.iter().map(insertion).collect::<Result<_, _>>()?;
         let verdicts = self.command(mutations, all_or_none).await?;
-        verdicts
-            .into_iter()
-            .map(|verdict| self.inserted(verdict))
-            .collect()
+        verdicts.into_iter().map(Self::inserted).collect()
     }
 
     async fn get(&self, id: TransactionId) -> Result<Option<Transaction>, StoreError> {

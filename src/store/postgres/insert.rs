@@ -13,10 +13,10 @@ use uuid::Uuid;
 use super::Memory;
 use super::counts::Deltas;
 use super::failure::Failure;
-use super::row::{NewRow, decode, record};
+use super::row::{NewRow, transaction_id};
 use super::session::{Session, Sessions, Statement};
 use super::writer::Job;
-use crate::domain::Transaction;
+use crate::domain::TransactionId;
 
 const INSERT: &str = "\
 WITH stored AS (
@@ -50,19 +50,17 @@ WITH stored AS (
 SELECT (SELECT count(*) FROM waiting) AS stored, pg_current_xact_id()::text AS transaction";
 
 const THERE: &str = "SELECT id FROM transactions WHERE id = ANY($1)";
-const HOLDERS: &str = concat!(record!(), "WHERE t.idempotency_key = ANY($1)");
+const HOLDERS: &str = "SELECT id, idempotency_key FROM transactions WHERE idempotency_key = ANY($1)";
 
 /// What became of a new record.
 pub(super) enum Fate {
     Created,
     /// The key is taken.
-    Existing(Box<Transaction>),
+    Existing(TransactionId),
     /// It would have been stored, were it not for another one.
     Withheld,
     /// The key was taken, and its holder has just been removed.
     Vanished,
-    /// The key is taken by a record that cannot be read; that is told to those who hold the key alone.
-    Unreadable(String),
 }
 
 #[async_trait]
@@ -193,7 +191,7 @@ async fn look_up(rows: &[&NewRow], session: &mut Session<'_>) -> Result<Vec<Fate
     let mut holders = HashMap::new();
     for row in &session.rows(sqlx::query(HOLDERS).bind(keys)).await? {
         let key: Option<String> = row.try_get("idempotency_key")?;
-        holders.insert(key, decode(row));
+        holders.insert(key, transaction_id(row.try_get("id")?));
     }
     let mut there = HashSet::new();
     for row in session.rows(sqlx::query(THERE).bind(ids)).await? {
@@ -204,8 +202,7 @@ async fn look_up(rows: &[&NewRow], session: &mut Session<'_>) -> Result<Vec<Fate
             return Fate::Created;
         }
         match holders.get(&row.key) {
-            Some(Ok(holder)) => Fate::Existing(Box::new(holder.clone())),
-            Some(Err(failure)) => Fate::Unreadable(failure.to_string()),
+            Some(holder) => Fate::Existing(*holder),
             None => Fate::Vanished,
         }
     };

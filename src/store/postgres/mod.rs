@@ -286,7 +286,6 @@ fn inserted(fate: Fate) -> Result<Inserted, StoreError> {
         Fate::Created => Ok(Inserted::Created),
         Fate::Existing(existing) => Ok(Inserted::Existing(existing)),
         Fate::Withheld => Ok(Inserted::Withheld),
-        Fate::Unreadable(what) => Err(StoreError::Damaged(what)),
         // A repeat of the request will be a new one.
         Fate::Vanished => Err(StoreError::Unavailable(
             "the holder of the idempotency key was removed just now".to_owned(),

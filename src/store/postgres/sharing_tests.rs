@@ -144,7 +144,7 @@ async fn i5_one_key_makes_one_record_whoever_is_asked() {
             let tx = transaction("main", Some(&format!("key {key}")));
             match store.insert(&tx).await.expect("inserts") {
                 Inserted::Created => (key, tx.id),
-                Inserted::Existing(existing) => (key, existing.id),
+                Inserted::Existing(existing) => (key, existing),
                 Inserted::Withheld => panic!("nothing else was inserted"),
             }
         }
