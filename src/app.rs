@@ -4,6 +4,7 @@
 //! within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
 //! equally good end, only less polite.
 
+pub mod alone;
 mod backup;
 mod control;
 pub mod devnet;

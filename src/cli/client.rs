@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::GatewayArgs;
-use super::answer::{Answer, ClientError, Refusal};
+use super::answer::{Answer, ClientError, Record, Refusal};
 
 /// Longest time for which the gateway is asked to hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
@@ -42,7 +42,7 @@ impl Client {
             .connect_timeout(Duration::from_secs(5))
             // A redirected POST would become a GET.
             .redirect(reqwest::redirect::Policy::none());
-        if let Ok(url) = Url::parse(&gateway.url) {
+        if let Ok(url) = Url::parse(&gateway.address.url) {
             if url.scheme() == "http" {
                 // Without TLS a machine without root certificates will do.
                 http = http.tls_certs_only([]);
@@ -51,7 +51,7 @@ impl Client {
                 http = http.no_proxy();
             }
         }
-        if let Some(key) = &gateway.key {
+        if let Some(key) = &gateway.address.key {
             let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))
                 .context("the key has characters that no key has; check that it was copied whole")?;
             authorization.set_sensitive(true);
@@ -59,7 +59,7 @@ impl Client {
         }
         Ok(Self {
             http: http.build()?,
-            base: gateway.url.clone(),
+            base: gateway.address.url.clone(),
             tries: gateway.tries,
         })
     }
@@ -73,6 +73,53 @@ impl Client {
             .timeout(ANSWER)
             .body(body);
         self.answer(request).await
+    }
+
+    /// Hands in a request once, whatever comes of it.
+    pub(super) async fn submit_once(
+        &self,
+        body: String,
+        key: Option<&HeaderValue>,
+        timeout: Duration,
+    ) -> Result<Record, ClientError> {
+        let mut request = self
+            .request(Method::POST, "/v1/transactions")
+            .header(CONTENT_TYPE, "application/json")
+            .timeout(timeout)
+            .body(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        match attempt_once(request).await {
+            Ok(reply) if reply.status.is_success() => self.parse(&reply.body),
+            Ok(reply) => Err(self.refusal(reply)),
+            Err(error) => Err(self.unreachable(1, root(&error))),
+        }
+    }
+
+    /// Follows what happens, as server-sent events, behind the event `last` if there is one.
+    pub(super) async fn events(
+        &self,
+        query: &[(&str, &str)],
+        last: Option<&str>,
+    ) -> Result<Response, ClientError> {
+        let mut request = self.request(Method::GET, "/v1/events").query(query);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(1, root(&error)))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let reply = Reply {
+            status: response.status(),
+            headers: HeaderMap::new(),
+            body: response.text().await.unwrap_or_default(),
+        };
+        Err(self.refusal(reply))
     }
 
     /// The record `id`; a pending one is held for up to `hold` first.
@@ -124,10 +171,15 @@ impl Client {
 
     /// Reads an answer's JSON.
     pub(super) fn parse<T: DeserializeOwned>(&self, json: &str) -> Result<T, ClientError> {
-        serde_json::from_str(json).map_err(|error| ClientError::Strange {
+        serde_json::from_str(json).map_err(|error| self.strange(error))
+    }
+
+    /// The answer was not one that a gateway gives, for this reason.
+    pub(super) fn strange(&self, reason: impl ToString) -> ClientError {
+        ClientError::Strange {
             url: self.base.clone(),
-            reason: error.to_string(),
-        })
+            reason: reason.to_string(),
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -277,6 +329,7 @@ mod tests {
     use axum::body::Body;
     use axum::response::{IntoResponse, Response};
 
+    use super::super::AddressArgs;
     use super::*;
 
     #[test]
@@ -350,8 +403,7 @@ mod tests {
             .expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let client = Client::new(&GatewayArgs {
-            url,
-            key: None,
+            address: AddressArgs { url, key: None },
             tries,
         })
         .expect("a client");

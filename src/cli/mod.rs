@@ -1,11 +1,12 @@
 //! The command line: what can be typed, and which file does it.
 //!
 //! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
-//! is a ledger to try them with; `openapi` describes the HTTP API; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
+//! is a ledger to try them with; `bench` measures; `openapi` describes the HTTP API; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
 //! its address.
 
 mod answer;
 mod backup;
+mod bench;
 mod bulk;
 mod check_config;
 mod client;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use backup::BackupArgs;
+pub use bench::BenchArgs;
 pub use devnet::DevnetArgs;
 pub use get::GetArgs;
 pub use keys::KeysArgs;
@@ -82,6 +84,7 @@ enum Command {
     Backup(BackupArgs),
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
+    Bench(BenchArgs),
     Migrate(MigrateArgs),
     /// Print the description of the HTTP API (OpenAPI 3.1)
     ///
@@ -100,15 +103,23 @@ pub struct ConfigArgs {
 /// Where a gateway listens if nobody says otherwise.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
-/// Where the gateway is.
+/// Where the gateway is, and what opens it.
 #[derive(Debug, Args)]
-pub struct GatewayArgs {
+pub struct AddressArgs {
     /// Address of the gateway
     #[arg(long, value_name = "URL", env = "SLUICEGATE_URL", default_value = DEFAULT_URL, value_parser = client::base_url)]
     pub url: String,
     /// API key or token, if the gateway asks for one; best by the variable, for others see what is typed
     #[arg(long, value_name = "KEY", env = "SLUICEGATE_KEY", hide_env_values = true)]
     pub key: Option<String>,
+}
+
+/// Where the gateway is, and how patient its client.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Where it is.
+    #[command(flatten)]
+    pub address: AddressArgs,
     /// How often a request is tried while the gateway cannot be reached or is busy (503, 429)
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub tries: u32,
@@ -132,6 +143,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Migrate(args) => migrate::run(&args).await,
         Command::Openapi => openapi::run(),
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::client::base_url;
-use super::{Client, DEFAULT_URL, GatewayArgs, json, print};
+use super::{AddressArgs, Client, DEFAULT_URL, GatewayArgs, json, print};
 
 /// Ask a gateway whether it would accept a request now
 ///
@@ -25,8 +25,10 @@ pub struct ReadyArgs {
 pub(super) async fn run(args: ReadyArgs) -> anyhow::Result<ExitCode> {
     // A probe is about now; whoever asks repeats it.
     let gateway = GatewayArgs {
-        url: args.url,
-        key: None,
+        address: AddressArgs {
+            url: args.url,
+            key: None,
+        },
         tries: 1,
     };
     let answer = Client::new(&gateway)?.get_json("/readyz", &[]).await?;

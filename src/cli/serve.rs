@@ -94,7 +94,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 
 /// Every client that waits holds a connection, and the soft limit on open files is mostly 1024. The hard limit is what
 /// the operator allows.
-fn allow_many_connections() {
+pub(super) fn allow_many_connections() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;

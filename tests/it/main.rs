@@ -20,6 +20,7 @@ mod bad_values;
 #[path = "../support/basics.rs"]
 mod basics;
 mod batch;
+mod bench;
 mod cli_client;
 mod cli_keys;
 mod cli_migrate;
