@@ -523,9 +523,7 @@ impl Gateway {
             }
             if self.0.works {
                 metrics.in_flight.set(status.in_flight as f64);
-                metrics
-                    .available
-                    .set(if status.outage.is_none() { 1.0 } else { 0.0 });
+                metrics.available(status.outage.is_none());
             }
         }
         self.0.metrics.render()

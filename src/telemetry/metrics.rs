@@ -104,7 +104,6 @@ impl Metrics {
             backlog: gauge("sluicegate_backlog"),
             backlog_age: gauge("sluicegate_backlog_age_seconds"),
             in_flight: gauge("sluicegate_in_flight"),
-            available: gauge("sluicegate_ledger_available"),
             rate_limit: gauge("sluicegate_rate_limit_per_second"),
             paused: gauge("sluicegate_paused"),
             commit_latency: histogram!("sluicegate_commit_latency_seconds", "ledger" => ledger.clone()),
@@ -283,8 +282,6 @@ pub struct LaneMetrics {
     pub backlog_age: Gauge,
     /// Submissions whose outcome is awaited.
     pub in_flight: Gauge,
-    /// 1 while the ledger answers, else 0.
-    pub available: Gauge,
     /// Submissions per second that are allowed now.
     pub rate_limit: Gauge,
     /// 1 while an operator has paused it, else 0.
@@ -353,6 +350,15 @@ impl LaneMetrics {
     pub fn retried(&self, reason: &'static str) {
         self.counter("sluicegate_retries_total", "reason", reason)
             .increment(1);
+    }
+
+    /// Notes whether the ledger answers. Who does not ask it says nothing.
+    pub fn available(&self, answers: bool) {
+        let gauge = with_local_recorder(
+            &*self.recorder,
+            || gauge!("sluicegate_ledger_available", "ledger" => self.ledger.clone()),
+        );
+        gauge.set(if answers { 1.0 } else { 0.0 });
     }
 
     fn counter(&self, name: &'static str, label: &'static str, value: &'static str) -> Counter {

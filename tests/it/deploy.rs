@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use sluicegate::config::{QueueSettings, Settings};
+use sluicegate::config::Settings;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::rabbitmq::Broker;
+use crate::support::fabric::FabricDevnet;
 use crate::support::python::{run, said};
 use crate::support::receiver::{Receiver, told};
 use crate::support::{TestApp, add, cli, eventually, with};
@@ -126,27 +127,30 @@ fn strange(exported: &Exported, text: &str) -> Vec<String> {
     strange
 }
 
-fn exported(metrics: &str) -> Exported {
-    let mut all = Exported::new();
+/// Adds what `metrics` show.
+fn take(exported: &mut Exported, metrics: &str) {
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         for (name, labels) in named(line.rsplit_once(' ').map_or("", |(series, _)| series)) {
-            all.entry(name).or_default().extend(labels);
+            exported.entry(name).or_default().extend(labels);
         }
     }
-    all
 }
 
-/// `/metrics` of a gateway that did a bit of everything: one with a broker, one with TLS.
-async fn metrics() -> String {
+/// The settings that a configuration says.
+fn configured(words: &str) -> Settings {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), words).expect("writes");
+    let loaded = sluicegate::config::load(Some(file.path()));
+    loaded.expect("is good").settings
+}
+
+/// `/metrics` of a gateway with a broker that did a bit of everything.
+async fn with_a_broker() -> String {
     let broker = tokio::task::spawn_blocking(Broker::shared);
     let url = broker.await.expect("starts").url().to_owned();
-    let app = TestApp::with(|settings: &mut Settings| {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let words = format!("[queue]\nkind = \"rabbitmq\"\nurl = \"{url}\"\nprefix = \"deploy\"\n");
-        std::fs::write(file.path(), words).expect("writes");
-        let loaded = sluicegate::config::load(Some(file.path())).expect("is good");
-        assert!(matches!(loaded.settings.queue, QueueSettings::RabbitMq(_)));
-        settings.queue = loaded.settings.queue;
+    let words = format!("[queue]\nkind = \"rabbitmq\"\nurl = \"{url}\"\nprefix = \"deploy\"\n");
+    let app = TestApp::with(|settings| {
+        settings.queue = configured(&words).queue;
         told(settings);
     })
     .await;
@@ -154,21 +158,35 @@ async fn metrics() -> String {
     app.settle(&with(add("hits", 1), "callback_url", hook.url.as_str()))
         .await;
     hook.wait_for(1).await;
-    let text = eventually("the broker was asked, and the age of the backlog", async || {
+    let text = eventually("the broker told of the worker", async || {
         let text = app.get("/metrics").await.expect(200).text;
         let told = text.contains("sluicegate_queue_consumers{ledger=\"main\"} 1\n");
         told.then_some(text)
     })
     .await;
     app.finish().await;
-    text + &tls::metrics().await
+    text
+}
+
+/// `/metrics` of a gateway before a Fabric network.
+async fn with_fabric() -> String {
+    let folder = tempfile::tempdir().expect("folder");
+    let devnet = FabricDevnet::start(folder.path(), &["--no-tls"]).await;
+    let app = TestApp::with(|settings| settings.ledgers = configured(&devnet.section).ledgers).await;
+    let text = app.get("/metrics").await.expect(200).text;
+    app.leave().await;
+    let identity = "sluicegate_certificate_end_timestamp_seconds{setting=\"ledgers.main.certificate\"}";
+    assert!(text.contains(identity), "{text}");
+    text
 }
 
 #[tokio::test]
 async fn rules_and_dashboard_speak_of_what_is_exported() {
-    let metrics = metrics().await;
-    promtool(&["check", "metrics"], Path::new("-"), &metrics).await;
-    let exported = exported(&metrics);
+    let mut exported = Exported::new();
+    for metrics in [with_a_broker().await, with_fabric().await, tls::metrics().await] {
+        promtool(&["check", "metrics"], Path::new("-"), &metrics).await;
+        take(&mut exported, &metrics);
+    }
 
     let (rules, tests) = (read("prometheus/alerts.yml"), read("prometheus/alerts_test.yml"));
     assert_eq!(strange(&exported, &rules), Vec::<String>::new(), "rules");
