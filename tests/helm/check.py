@@ -1,7 +1,8 @@
 """The Helm chart, as Helm itself reads it (its Go SDK, as a library), for several values.
 
 Lints, renders, holds every object against Kubernetes' own schemas, and writes what the gateway and promtool have to check: for
-each set of values a folder with config.toml, the variables of the pods, and the rules. Usage: check.py CHART OUT
+each set of values a folder with config.toml, the variables of the pods, and the rules. One set is the manual's example.
+Usage: check.py CHART MANUAL OUT
 """
 
 import json
@@ -39,13 +40,17 @@ FULL = NEEDED | {
     "worker": {"autoscaling": {"enabled": True}, "podDisruptionBudget": {"enabled": False}},
     "service": {"type": "LoadBalancer", "annotations": {"c": "d"}},
     "ingress": {"enabled": True, "className": "nginx", "host": "gate.example", "tlsSecret": "web", "annotations": {"e": "f"}},
-    "serviceMonitor": {"enabled": True, "keySecret": "scrape", "labels": {"release": "prometheus"}},
+    "serviceMonitor": {"enabled": True, "keySecret": "scrape", "labels": {"release": "prometheus"}, "tlsConfig": {"serverName": "gate"}},
     "prometheusRule": {"enabled": True, "runbookBase": "https://wiki.example/runbooks/"},
     "serviceAccount": {"annotations": {"g": "h"}},
 }
 KINDS = {
     "needed": {
         "ConfigMap": 1, "ServiceAccount": 1, "Deployment": 2, "PodDisruptionBudget": 2, "Service": 2, "CronJob": 1,
+    },
+    "manual": {
+        "ConfigMap": 1, "ServiceAccount": 1, "Deployment": 2, "PodDisruptionBudget": 2, "Service": 2, "CronJob": 1,
+        "ServiceMonitor": 1, "PrometheusRule": 1,
     },
     "full": {
         "ConfigMap": 1, "ServiceAccount": 1, "Deployment": 2, "PodDisruptionBudget": 1, "Service": 2, "CronJob": 1,
@@ -57,6 +62,7 @@ REFUSED = {
     "no database": ({"rabbitmq": NEEDED["rabbitmq"]}, "postgres.url is needed"),
     "a slip": (NEEDED | {"wroker": {}}, "wroker"),
     "no key to scrape with": (NEEDED | {"serviceMonitor": {"enabled": True}}, "keySecret"),
+    "a key for whoever answers": (FULL | {"serviceMonitor": {"enabled": True, "keySecret": "scrape"}}, "tlsConfig"),
     "a number that is none": (NEEDED | {"api": {"replicas": "two"}}, "replicas"),
 }
 
@@ -146,13 +152,20 @@ def hand_over(whole, folder):
             (folder / "rules.yml").write_text(yaml.safe_dump(one["spec"], sort_keys=False))
 
 
-def main(chart, out):
-    for name, values in {"needed": NEEDED, "full": FULL}.items():
+def example(manual):
+    """The values that the manual shows."""
+    text = pathlib.Path(manual).read_text()
+    return yaml.load(text.split("# my-values.yaml\n")[1].split("```")[0], Loader=Once)
+
+
+def main(chart, manual, out):
+    sets = {"needed": NEEDED, "full": FULL, "manual": example(manual)}
+    for name, values in sets.items():
         report = helm_python.lint(chart, values, strict=True)
         assert not report["errors"], f"{name}: {report}"
         assert all(message["severity"] < 2 for message in report["messages"]), f"{name}: {report}"
     with helm_python.Chart.load(chart) as loaded:
-        for name, values in {"needed": NEEDED, "full": FULL}.items():
+        for name, values in sets.items():
             hand_over(check(name, list(objects(loaded, values))), pathlib.Path(out) / name)
         for name, (values, words) in REFUSED.items():
             try:

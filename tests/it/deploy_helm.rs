@@ -31,11 +31,12 @@ async fn the_chart_renders_to_what_kubernetes_and_the_gateway_accept() {
     let checked = run(Command::new(python)
         .arg(Path::new(FOLDER).join("check.py"))
         .arg(shipped("helm/sluicegate"))
+        .arg(shipped("../docs/OPERATIONS.md"))
         .arg(&out))
     .await;
     assert!(checked.status.success(), "{}", said(&checked));
 
-    for values in ["needed", "full"] {
+    for values in ["needed", "full", "manual"] {
         let (config, pods) = (
             out.join(values).join("config.toml"),
             out.join(values).join("pods.json"),
