@@ -18,6 +18,8 @@ mod documents_tests;
 #[cfg(test)]
 mod large_tests;
 #[cfg(test)]
+mod oldest_tests;
+#[cfg(test)]
 mod places;
 #[cfg(test)]
 mod resume_tests;
