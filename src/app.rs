@@ -112,6 +112,9 @@ pub async fn build_with(
         .transpose()?
         .map(Arc::new);
     let metrics = Metrics::new().context("set up metrics")?;
+    if let Some(tls) = &tls {
+        show_end(&metrics, tls);
+    }
     let hub = Arc::new(StatusHub::default());
     let tasks = TaskTracker::new();
     let ledgers_stop = CancellationToken::new();
@@ -287,6 +290,7 @@ impl App {
         let drain = settings.shutdown.drain;
         let steered = gateway.clone();
         let stop = CancellationToken::new();
+        let shown = metrics.clone();
         let router = match settings.role {
             Role::All | Role::Api => {
                 http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
@@ -308,7 +312,11 @@ impl App {
             tasks.clone(),
         );
         if let Some(tls) = tls {
-            let look = move || tls.look();
+            let look = move || {
+                let looked = tls.look();
+                show_end(&shown, &tls);
+                looked
+            };
             tasks.spawn(reread::look_after(
                 "the certificate of the API",
                 look,
@@ -376,6 +384,13 @@ async fn follow_course(gateway: Arc<Gateway>, stop: CancellationToken) {
         if let Err(error) = gateway.follow_course().await {
             tracing::debug!(%error, "what operators set cannot be read");
         }
+    }
+}
+
+/// Tells in the metrics when the certificate of the API ends.
+fn show_end(metrics: &Metrics, tls: &Tls) {
+    if let Some(ends) = tls.ends() {
+        metrics.certificate("http.tls_cert", ends);
     }
 }
 

@@ -70,15 +70,27 @@ impl Reconciler {
                     },
                 },
             }
-            if round.is_multiple_of(SAMPLE_EVERY) {
-                let (now, backlog) = (self.clock.now(), self.store.backlog());
-                for (ledger, lane) in &self.lanes {
-                    lane.history
-                        .sample(now, backlog.get(ledger).copied().unwrap_or_default());
-                }
+            if round.is_multiple_of(SAMPLE_EVERY)
+                && let Some(Err(error)) = stop.run_until_cancelled(self.sample()).await
+            {
+                tracing::debug!(%error, "the age of the backlog is not known");
             }
             round = round.wrapping_add(1);
         }
+    }
+
+    /// Notes how the lanes are.
+    async fn sample(&self) -> Result<(), StoreError> {
+        let (now, backlog) = (self.clock.now(), self.store.backlog());
+        for (ledger, lane) in &self.lanes {
+            lane.history
+                .sample(now, backlog.get(ledger).copied().unwrap_or_default());
+        }
+        for (ledger, lane) in &self.lanes {
+            let oldest = self.store.oldest_pending(ledger).await?;
+            lane.oldest.set(oldest.map(|id| id.made_at()));
+        }
+        Ok(())
     }
 
     async fn round(&self, prune: bool) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ pub(crate) fn room(free: usize, own: usize) -> usize {
 pub(crate) struct Places(Mutex<State>);
 
 struct State {
+    count: usize,
     free: usize,
     /// How many each tenant has, of those that have some.
     own: HashMap<TenantName, usize>,
@@ -33,9 +34,16 @@ pub(crate) struct Place {
 impl Places {
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
+            count,
             free: count,
             own: HashMap::new(),
         })))
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.count - state.free
     }
 
     /// A place for a tenant, if there is one; whoever belongs to none may take the last one.
@@ -99,8 +107,9 @@ mod tests {
     fn whoever_belongs_to_no_tenant_may_take_all_and_all_come_back() {
         let places = Places::new(3);
         let taken: Vec<_> = std::iter::from_fn(|| places.take(None)).collect();
-        assert_eq!(taken.len(), 3);
+        assert_eq!((taken.len(), places.taken()), (3, 3));
         drop(taken);
+        assert_eq!(places.taken(), 0);
         let acme = TenantName::new("acme");
         let taken: Vec<_> = std::iter::from_fn(|| places.take(acme.as_ref())).collect();
         assert_eq!(taken.len(), 2);

@@ -37,6 +37,15 @@ pub enum FailureCode {
 }
 
 impl FailureCode {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Expired,
+        Self::Rejected,
+        Self::ConflictsExhausted,
+        Self::LedgerUnavailable,
+        Self::Cancelled,
+    ];
+
     /// The code as the API shows it.
     pub fn as_str(self) -> &'static str {
         match self {

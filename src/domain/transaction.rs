@@ -57,6 +57,13 @@ impl TransactionId {
         bytes[..6].copy_from_slice(&moment.as_millis().to_be_bytes()[2..]);
         Self(Uuid::from_bytes(bytes))
     }
+
+    /// When it was made.
+    pub fn made_at(&self) -> Timestamp {
+        let mut millis = [0; 8];
+        millis[2..].copy_from_slice(&self.as_bytes()[..6]);
+        Timestamp::from_millis(u64::from_be_bytes(millis))
+    }
 }
 
 /// Names one submission of one record, for good: a ledger's own identifier follows from it and from who we are, and

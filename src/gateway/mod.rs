@@ -508,18 +508,27 @@ impl Gateway {
 
     /// All metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        let backlog = self.0.store.backlog();
+        let (backlog, now) = (self.0.store.backlog(), self.0.clock.now());
         for lane in self.0.lanes.values() {
             let (status, metrics) = (self.status(lane, &backlog), lane.metrics());
             metrics.backlog.set(status.backlog as f64);
+            // What was the oldest when that was last asked may be settled since.
+            let oldest = metrics.oldest.get().filter(|_| status.backlog > 0);
+            let age = oldest.map(|accepted_at| now.since(accepted_at));
+            metrics.backlog_age.set(age.unwrap_or_default().as_secs_f64());
+            let course = lane.course();
+            metrics.rate_limit.set(course.settings.rate_per_second);
+            metrics.paused.set(if course.paused { 1.0 } else { 0.0 });
+            for (setting, ends) in lane.ledger().certificates() {
+                let name = format!("ledgers.{}.{setting}", lane.name());
+                self.0.metrics.certificate(name, ends);
+            }
             if self.0.works {
                 metrics.in_flight.set(status.in_flight as f64);
                 if let Some(adapted) = status.adapted {
                     metrics.adapted_rate(adapted.rate_per_second);
                 }
-                metrics
-                    .available
-                    .set(if status.outage.is_none() { 1.0 } else { 0.0 });
+                metrics.available(status.outage.is_none());
             }
         }
         self.0.metrics.render()

@@ -90,6 +90,7 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> 
 )]
 pub(crate) async fn metrics(State(api): State<Api>, who: Who) -> Result<Response, ApiError> {
     who.of_all_tenants(&[Scope::Read, Scope::Operate])?;
+    api.metrics.event_streams(api.streams.taken());
     let text = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, text)], api.gateway.metrics()).into_response())
 }

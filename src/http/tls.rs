@@ -19,6 +19,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 use crate::config::{Secret, TlsSettings};
+use crate::domain::Timestamp;
 
 /// `commonName` of X.520.
 const COMMON_NAME: &str = "2.5.4.3";
@@ -56,6 +57,8 @@ struct InUse {
     config: Arc<ServerConfig>,
     /// Tells one state of the files from another.
     fingerprint: [u8; 32],
+    /// When the first certificate of the chain ends that ends.
+    ends: Option<Timestamp>,
 }
 
 impl Tls {
@@ -87,6 +90,11 @@ impl Tls {
         let new = files.into_use()?;
         *self.in_use.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(true)
+    }
+
+    /// When the certificate in use ends, or one that is between it and its authority; `None` if that cannot be read.
+    pub fn ends(&self) -> Option<Timestamp> {
+        self.in_use.read().unwrap_or_else(PoisonError::into_inner).ends
     }
 
     /// What shakes hands with the next connection.
@@ -132,6 +140,7 @@ impl Files {
             let words = "the file holds no private key; it has to be an unencrypted key that begins with -----BEGIN PRIVATE KEY-----";
             wrong("tls_key", words)
         })?;
+        let ends = chain.iter().filter_map(end).min();
         // Named, not left to the process: another library may have brought a second one along.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -163,6 +172,7 @@ impl Files {
         Ok(InUse {
             config: Arc::new(config),
             fingerprint,
+            ends,
         })
     }
 }
@@ -192,6 +202,13 @@ fn certificates(key: &'static str, pem: &str) -> Result<Vec<CertificateDer<'stat
         )),
         Err(error) => Err(wrong(key, format!("the certificates are damaged: {error}"))),
     }
+}
+
+/// When a certificate ends.
+fn end(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let end = certificate.tbs_certificate().validity().not_after;
+    Some(Timestamp::from_millis(0).plus(end.to_unix_duration()))
 }
 
 /// The common name in a certificate that was verified.

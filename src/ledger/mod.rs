@@ -15,7 +15,9 @@ use futures_util::stream::BoxStream;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::domain::{Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId};
+use crate::domain::{
+    Argument, Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId, Timestamp,
+};
 
 /// Why a request can never work on this ledger: told to the caller before anything is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -111,6 +113,11 @@ pub trait LedgerBackend: Send + Sync + 'static {
     /// # Errors
     /// [`Unacceptable`] names the field and the remedy.
     fn check(&self, request: &Request) -> Result<(), Unacceptable>;
+
+    /// Our own certificates that are in use, by the setting that names the file, and when each ends.
+    fn certificates(&self) -> Vec<(&'static str, Timestamp)> {
+        Vec::new()
+    }
 
     /// The contract that a call means if it names none.
     fn default_contract(&self) -> Option<&str> {

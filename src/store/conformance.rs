@@ -131,6 +131,32 @@ fn i5_concurrent_repeats_of_a_key_make_one_record() {
 }
 
 #[test]
+fn the_oldest_that_is_not_settled_is_known() {
+    on_every_store(|store| async move {
+        let main = main_ledger();
+        let oldest = async || store.oldest_pending(&main).await.expect("reads");
+        assert_eq!(oldest().await, None);
+        let before = now();
+        let [first, second] = [(); 2].map(|()| transaction("main", None));
+        let other = transaction("main2", None);
+        // In another order than they were accepted in.
+        for tx in [&second, &other, &first] {
+            store.insert(tx).await.expect("inserts");
+        }
+        assert_eq!(oldest().await, Some(first.id));
+        assert!(first.id.made_at() >= before && first.id.made_at() <= now());
+        // However far it is on its way.
+        let first = step(&*store, &first, claimed(soon())).await;
+        let first = step(&*store, &first, prepared(soon())).await;
+        assert_eq!(oldest().await, Some(first.id));
+        step(&*store, &first, committed()).await;
+        assert_eq!(oldest().await, Some(second.id));
+        settle(&*store, &second).await;
+        assert_eq!(oldest().await, None);
+    });
+}
+
+#[test]
 fn i8_of_many_swaps_of_one_version_one_wins() {
     on_every_store(|store| async move {
         let tx = transaction("main", None);

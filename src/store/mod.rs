@@ -439,6 +439,13 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// share may be seconds behind the others.
     fn backlog(&self) -> Backlog;
 
+    /// Of the transactions of a ledger that are not settled, the one that was accepted first, parked ones included; `None`
+    /// if there is none. Cheap however many there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn oldest_pending(&self, ledger: &LedgerName) -> Result<Option<TransactionId>, StoreError>;
+
     /// How many transactions of a tenant are not settled; as exact as [`backlog`](Self::backlog).
     fn pending_of(&self, tenant: &TenantName) -> u64;
 

@@ -5,14 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
+use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
+use super::help;
 use super::history::LaneHistory;
-use crate::domain::LedgerName;
+use crate::domain::{FailureCode, LedgerName, Timestamp};
 
 const SECONDS: [f64; 16] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
@@ -24,6 +25,7 @@ const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 51
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     store: StoreMetrics,
+    event_streams: Gauge,
     requests: Arc<RwLock<RequestHandles>>,
 }
 
@@ -37,14 +39,20 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
             .build_recorder();
+        help::give(&recorder);
         let store = with_local_recorder(&recorder, || StoreMetrics {
             size: histogram!("sluicegate_store_commit_size"),
             seconds: histogram!("sluicegate_store_commit_seconds"),
             failures: counter!("sluicegate_store_commit_failures_total"),
         });
+        let event_streams = with_local_recorder(&recorder, || {
+            gauge!("sluicegate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            gauge!("sluicegate_event_streams")
+        });
         Ok(Self {
             recorder: Arc::new(recorder),
             store,
+            event_streams,
             requests: Arc::default(),
         })
     }
@@ -65,11 +73,27 @@ impl Metrics {
         self.store.clone()
     }
 
-    /// The metrics of one ledger's lane.
+    /// Notes how many event streams are open.
+    pub fn event_streams(&self, open: usize) {
+        self.event_streams.set(open as f64);
+    }
+
+    /// Notes when the certificate ends that the setting `setting` names, such as `http.tls_cert`.
+    pub fn certificate(&self, setting: impl Into<SharedString>, ends: Timestamp) {
+        with_local_recorder(&*self.recorder, || {
+            let name = "sluicegate_certificate_end_timestamp_seconds";
+            let seconds = Duration::from_millis(ends.as_millis()).as_secs_f64();
+            gauge!(name, "setting" => setting.into()).set(seconds);
+        });
+    }
+
+    /// The metrics of one ledger's lane. Whatever may be counted is there from now on, at zero: what appears with its first
+    /// value seems to have had it for ever, and is not seen to grow.
     pub fn lane(&self, ledger: &LedgerName) -> LaneMetrics {
         let ledger = ledger.to_string();
         let count = |name: &'static str| counter!(name, "ledger" => ledger.clone());
-        with_local_recorder(&*self.recorder, || LaneMetrics {
+        let gauge = |name: &'static str| gauge!(name, "ledger" => ledger.clone());
+        let lane = with_local_recorder(&*self.recorder, || LaneMetrics {
             accepted: count("sluicegate_accepted_total"),
             repeated: count("sluicegate_idempotent_repeats_total"),
             submissions: count("sluicegate_submissions_total"),
@@ -77,15 +101,31 @@ impl Metrics {
             conflicts: count("sluicegate_conflicts_total"),
             parked: count("sluicegate_parked_total"),
             rejected_deliveries: count("sluicegate_rejected_deliveries_total"),
-            backlog: gauge!("sluicegate_backlog", "ledger" => ledger.clone()),
-            in_flight: gauge!("sluicegate_in_flight", "ledger" => ledger.clone()),
-            available: gauge!("sluicegate_ledger_available", "ledger" => ledger.clone()),
+            backlog: gauge("sluicegate_backlog"),
+            backlog_age: gauge("sluicegate_backlog_age_seconds"),
+            in_flight: gauge("sluicegate_in_flight"),
+            rate_limit: gauge("sluicegate_rate_limit_per_second"),
+            paused: gauge("sluicegate_paused"),
             commit_latency: histogram!("sluicegate_commit_latency_seconds", "ledger" => ledger.clone()),
             end_to_end: histogram!("sluicegate_end_to_end_seconds", "ledger" => ledger.clone()),
             recorder: self.recorder.clone(),
             ledger: ledger.clone(),
             history: Arc::default(),
-        })
+            oldest: Arc::default(),
+        });
+        for outcome in FailureCode::ALL
+            .map(FailureCode::as_str)
+            .into_iter()
+            .chain(["done"])
+        {
+            lane.counter("sluicegate_settled_total", "outcome", outcome)
+                .increment(0);
+        }
+        for reason in ["conflict", "outage", "lease_lost"] {
+            lane.counter("sluicegate_retries_total", "reason", reason)
+                .increment(0);
+        }
+        lane
     }
 
     /// The metrics of webhooks.
@@ -97,6 +137,7 @@ impl Metrics {
             received: attempts("received"),
             failed: attempts("failed"),
             given_up: counter!("sluicegate_webhook_given_up_total"),
+            overdue: gauge!("sluicegate_webhook_overdue_seconds"),
         })
     }
 
@@ -104,6 +145,7 @@ impl Metrics {
     pub fn queue(&self, ledger: &LedgerName) -> QueueMetrics {
         let ledger = ledger.to_string();
         let count = |name: &'static str| counter!(name, "ledger" => ledger.clone());
+        let gauge = |name: &'static str| gauge!(name, "ledger" => ledger.clone());
         with_local_recorder(&*self.recorder, || QueueMetrics {
             announced: count("sluicegate_queue_announced_total"),
             unconfirmed: count("sluicegate_queue_unconfirmed_total"),
@@ -111,9 +153,10 @@ impl Metrics {
             redelivered: count("sluicegate_queue_redelivered_total"),
             duplicates: count("sluicegate_queue_duplicates_total"),
             poison: count("sluicegate_queue_poison_total"),
-            depth: gauge!("sluicegate_queue_depth", "ledger" => ledger.clone()),
-            outbox_age: gauge!("sluicegate_queue_outbox_age_seconds", "ledger" => ledger.clone()),
-            connected: gauge!("sluicegate_queue_available", "ledger" => ledger.clone()),
+            depth: gauge("sluicegate_queue_depth"),
+            consumers: gauge("sluicegate_queue_consumers"),
+            outbox_age: gauge("sluicegate_queue_outbox_age_seconds"),
+            connected: gauge("sluicegate_queue_available"),
         })
     }
 
@@ -196,6 +239,8 @@ pub struct QueueMetrics {
     pub poison: Counter,
     /// Messages that wait in the broker.
     pub depth: Gauge,
+    /// Workers that consume from it, those that stand by included.
+    pub consumers: Gauge,
     /// How long the oldest transaction has waited to be announced, in seconds.
     pub outbox_age: Gauge,
     /// 1 while announcements are confirmed, else 0.
@@ -213,6 +258,8 @@ pub struct WebhookMetrics {
     pub failed: Counter,
     /// Deliveries given up.
     pub given_up: Counter,
+    /// How long the delivery that has been due for longest has been so, in seconds.
+    pub overdue: Gauge,
 }
 
 /// What happens on the way to one ledger.
@@ -231,10 +278,14 @@ pub struct LaneMetrics {
     pub rejected_deliveries: Counter,
     /// Transactions not settled.
     pub backlog: Gauge,
+    /// How long ago the oldest of them was accepted, in seconds; 0 if there is none.
+    pub backlog_age: Gauge,
     /// Submissions whose outcome is awaited.
     pub in_flight: Gauge,
-    /// 1 while the ledger answers, else 0.
-    pub available: Gauge,
+    /// Submissions per second that are allowed now.
+    pub rate_limit: Gauge,
+    /// 1 while an operator has paused it, else 0.
+    pub paused: Gauge,
     /// From sending to the ledger's verdict.
     pub commit_latency: Histogram,
     /// From acceptance to done or failed.
@@ -243,6 +294,24 @@ pub struct LaneMetrics {
     ledger: String,
     /// What the last minutes were like.
     pub history: Arc<LaneHistory>,
+    /// When the oldest of what is not settled was accepted, as far as is known.
+    pub oldest: Arc<Moment>,
+}
+
+/// A moment that may not be known. In memory only.
+#[derive(Default)]
+pub struct Moment(Mutex<Option<Timestamp>>);
+
+impl Moment {
+    /// What was set last.
+    pub fn get(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets it, or says that there is none.
+    pub fn set(&self, moment: Option<Timestamp>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
 }
 
 impl LaneMetrics {
@@ -266,7 +335,8 @@ impl LaneMetrics {
 
     /// Counts a transaction that was settled so long after its acceptance: `outcome` is `done` or a failure code.
     pub fn settled(&self, outcome: &'static str, end_to_end: Duration) {
-        self.count("sluicegate_settled_total", "outcome", outcome);
+        self.counter("sluicegate_settled_total", "outcome", outcome)
+            .increment(1);
         let kind = if outcome == "done" {
             &self.history.done
         } else {
@@ -278,7 +348,8 @@ impl LaneMetrics {
 
     /// Counts a change of the rate that follows what the ledger bears.
     pub fn adapted(&self, reason: &'static str) {
-        self.count("sluicegate_rate_adaptations_total", "reason", reason);
+        self.counter("sluicegate_rate_adaptations_total", "reason", reason)
+            .increment(1);
     }
 
     /// Sets the rate that follows what the ledger bears.
@@ -291,12 +362,23 @@ impl LaneMetrics {
 
     /// Counts another try: `reason` is `conflict`, `outage` or `lease_lost`.
     pub fn retried(&self, reason: &'static str) {
-        self.count("sluicegate_retries_total", "reason", reason);
+        self.counter("sluicegate_retries_total", "reason", reason)
+            .increment(1);
     }
 
-    fn count(&self, name: &'static str, label: &'static str, value: &'static str) {
-        with_local_recorder(&*self.recorder, || {
-            counter!(name, "ledger" => self.ledger.clone(), label => value).increment(1);
-        });
+    /// Notes whether the ledger answers. Who does not ask it says nothing.
+    pub fn available(&self, answers: bool) {
+        let gauge = with_local_recorder(
+            &*self.recorder,
+            || gauge!("sluicegate_ledger_available", "ledger" => self.ledger.clone()),
+        );
+        gauge.set(if answers { 1.0 } else { 0.0 });
+    }
+
+    fn counter(&self, name: &'static str, label: &'static str, value: &'static str) -> Counter {
+        with_local_recorder(
+            &*self.recorder,
+            || counter!(name, "ledger" => self.ledger.clone(), label => value),
+        )
     }
 }

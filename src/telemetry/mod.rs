@@ -1,5 +1,6 @@
 //! What the process says about itself: logs and metrics.
 
+mod help;
 pub mod history;
 pub mod metrics;
 

@@ -104,15 +104,27 @@ impl Deliverer {
     /// Goes round all lanes once. Answers when the next delivery falls due that was not due now.
     async fn cycle(self: &Arc<Self>) -> Result<Option<Timestamp>, StoreError> {
         let (mut lane, mut next) = (None::<String>, None);
+        let (parts, mut earliest) = (&self.hooks.parts, None);
         loop {
             let (page, more) = self.hooks.books.due(lane.as_deref(), PAGE).await?;
             for own in page.chunk_by(|one, other| one.lane == other.lane) {
+                earliest = earliest
+                    .into_iter()
+                    .chain(own.first().map(|entry| entry.due_at))
+                    .min();
                 let later = self.serve(own).await?;
                 next = next.into_iter().chain(later).min();
             }
             match page.last() {
                 Some(last) if more => lane = Some(last.lane.clone()),
-                _ => return Ok(next),
+                _ => {
+                    let overdue = earliest.map(|due| parts.clock.now().since(due));
+                    parts
+                        .metrics
+                        .overdue
+                        .set(overdue.unwrap_or_default().as_secs_f64());
+                    return Ok(next);
+                }
             }
         }
     }

@@ -38,15 +38,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Limit,
-        Self::Outage,
-        Self::Latency,
-        Self::Conflicts,
-        Self::Recovering,
-    ];
-
     /// Its name in the API and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -35,6 +35,9 @@ mod crash;
 mod damage;
 mod damage_cli;
 mod default_contract;
+mod deploy;
+mod deploy_helm;
+mod deploy_runbooks;
 mod devnet;
 mod disk;
 mod events;
@@ -55,6 +58,8 @@ mod power_disk;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod query;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
 mod restart;
 mod resume;
 mod rewound;

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use insta::assert_json_snapshot;
 use serde_json::json;
+use sluicegate::config::Role;
 
+use crate::support::events::Events;
 use crate::support::{TestApp, add, eventually, ledger, simulator};
 
 #[tokio::test]
@@ -77,8 +79,8 @@ fn promised() -> BTreeSet<&'static str> {
     source
         .split('"')
         .filter(|text| text.starts_with("sluicegate_"))
-        // These are there only with a broker.
-        .filter(|text| !text.starts_with("sluicegate_queue_"))
+        // These are there only with a broker, and with a certificate.
+        .filter(|text| !text.starts_with("sluicegate_queue_") && !text.starts_with("sluicegate_certificate_"))
         .collect()
 }
 
@@ -181,5 +183,65 @@ async fn counters_start_at_zero_rather_than_at_nothing() {
             "{name}"
         );
     }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn gauges_tell_how_a_lane_stands() {
+    let app = TestApp::stalled().await;
+    let value = async |name: &str, labels: &[(&str, &str)]| {
+        let metrics = app.get("/metrics").await.expect(200).text;
+        sample(&metrics, name, labels).unwrap_or_else(|| panic!("{name} is missing:\n{metrics}"))
+    };
+    let main = [("ledger", "main")];
+    assert_eq!(value("sluicegate_backlog_age_seconds", &main).await, 0.0);
+    assert_eq!(value("sluicegate_rate_limit_per_second", &main).await, 0.001);
+    assert_eq!(value("sluicegate_paused", &main).await, 0.0);
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(value("sluicegate_build_info", &version).await, 1.0);
+
+    let id = app.post(&add("hits", 1)).await.expect(202).id();
+    let accepted = std::time::Instant::now();
+    eventually("the backlog ages", async || {
+        let age = value("sluicegate_backlog_age_seconds", &main).await;
+        assert!(age <= accepted.elapsed().as_secs_f64() + 1.0, "{age}");
+        (age > 0.0).then_some(())
+    })
+    .await;
+    let steer = json!({"paused": true, "rate_per_second": 250});
+    app.send(app.request("PATCH", "/v1/ledgers/main").json(&steer))
+        .await
+        .expect(200);
+    assert_eq!(value("sluicegate_rate_limit_per_second", &main).await, 250.0);
+    assert_eq!(value("sluicegate_paused", &main).await, 1.0);
+
+    assert_eq!(value("sluicegate_event_streams", &[]).await, 0.0);
+    let mut stream = Events::open(app.request("GET", "/v1/events")).await;
+    stream.expect("ready").await;
+    assert_eq!(value("sluicegate_event_streams", &[]).await, 1.0);
+    drop(stream);
+    eventually("the stream has ended", async || {
+        (value("sluicegate_event_streams", &[]).await == 0.0).then_some(())
+    })
+    .await;
+
+    // What is over does not age, however seldom that is looked up.
+    let cancel = app.request("POST", &format!("/v1/transactions/{id}/cancel"));
+    app.send(cancel).await.expect(200);
+    assert_eq!(value("sluicegate_backlog_age_seconds", &main).await, 0.0);
+    let cancelled = [main[0], ("outcome", "cancelled")];
+    assert_eq!(value("sluicegate_settled_total", &cancelled).await, 1.0);
+    app.finish().await;
+}
+
+/// It would look like an outage.
+#[tokio::test]
+async fn who_does_not_submit_does_not_say_that_the_ledger_is_away() {
+    let app = TestApp::with(|settings| settings.role = Role::Api).await;
+    let metrics = app.get("/metrics").await.expect(200).text;
+    assert_eq!(
+        sample(&metrics, "sluicegate_ledger_available", &[("ledger", "main")]),
+        None
+    );
     app.finish().await;
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use reqwest::{Certificate, Client, Identity};
 use sluicegate::app;
 use sluicegate::config::{Settings, TlsSettings};
@@ -38,11 +41,17 @@ impl Authority {
 
     /// A certificate and its key, PEM.
     fn certify(&self, name: &str, purpose: ExtendedKeyUsagePurpose) -> (String, String) {
+        self.certify_until(2_100, name, purpose)
+    }
+
+    /// One that ends when that year begins.
+    fn certify_until(&self, year: i32, name: &str, purpose: ExtendedKeyUsagePurpose) -> (String, String) {
         let key = KeyPair::generate().expect("key");
         let mut params =
             CertificateParams::new(vec!["127.0.0.1".to_owned(), name.to_owned()]).expect("params");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages.push(purpose);
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).expect("signs");
         (certificate.pem(), key.serialize_pem())
     }
@@ -107,6 +116,21 @@ async fn serving(tls: TlsSettings) -> TestApp {
     TestApp::with(|settings| settings.http.tls = Some(tls)).await
 }
 
+/// `/metrics` of a gateway with TLS.
+pub(crate) async fn metrics() -> String {
+    let authority = Authority::new();
+    let files = Files::of(&authority.server());
+    let app = serving(files.settings()).await;
+    let text = told(&authority.client(None), &app).await;
+    app.leave().await;
+    text
+}
+
+async fn told(client: &Client, app: &TestApp) -> String {
+    let answer = client.get(format!("https://{}/metrics", app.address)).send();
+    answer.await.expect("answers").text().await.expect("a text")
+}
+
 async fn live(client: &Client, app: &TestApp) -> Result<u16, reqwest::Error> {
     let answer = client
         .get(format!("https://{}/livez", app.address))
@@ -159,6 +183,29 @@ async fn a_stalled_handshake_holds_nobody_up_and_ends() {
     }
     // Nor does one that is there at the end hold up the end.
     let _last = TcpStream::connect(app.address).await.expect("connects");
+    app.leave().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_in_use_is_told() {
+    let authority = Authority::new();
+    let until = |year| authority.certify_until(year, "localhost", ExtendedKeyUsagePurpose::ServerAuth);
+    let (first, second) = (until(2_040), until(2_041));
+    let files = Files::of(&first);
+    let app = serving(files.settings()).await;
+    let client = authority.client(None);
+    let line = |seconds| {
+        format!("sluicegate_certificate_end_timestamp_seconds{{setting=\"http.tls_cert\"}} {seconds}\n")
+    };
+    let metrics = told(&client, &app).await;
+    assert!(metrics.contains(&line(2_208_988_800_u64)), "{metrics}");
+    files.put("key.pem", &second.1);
+    files.put("cert.pem", &second.0);
+    eventually("the new end is told", async || {
+        let metrics = told(&client, &app).await;
+        metrics.contains(&line(2_240_611_200)).then_some(())
+    })
+    .await;
     app.leave().await;
 }
 

@@ -106,6 +106,19 @@ async fn i7_ten_thousand_deliveries_wait_on_the_disk_and_all_arrive() {
         submit(from, BATCH).await;
         queued(from + BATCH).await;
     }
+    let overdue = async || -> f64 {
+        let metrics = get("/metrics").await;
+        let value = |line: &str| {
+            line.strip_prefix("sluicegate_webhook_overdue_seconds ")?
+                .parse()
+                .ok()
+        };
+        metrics.lines().find_map(value).expect("is told")
+    };
+    eventually("it is told that they are overdue", async || {
+        (overdue().await > 0.5).then_some(())
+    })
+    .await;
     let many = resident(&gateway);
     eprintln!("{BATCH} deliveries due: {few} MiB; {DUE}: {many} MiB");
     assert!(many < few + 64, "from {few} to {many} MiB");
@@ -117,4 +130,8 @@ async fn i7_ten_thousand_deliveries_wait_on_the_disk_and_all_arrive() {
     crate::basics::within(Duration::from_secs(240), "all arrive", all).await;
     let ids: BTreeSet<_> = receiver.got().iter().map(Got::id).collect();
     assert_eq!(ids.len(), DUE, "each has come");
+    eventually("nothing is overdue", async || {
+        (overdue().await == 0.0).then_some(())
+    })
+    .await;
 }

@@ -54,7 +54,7 @@ use self::wallet::Wallet;
 use super::{LedgerBackend, Outcomes, PrepareError, Query, QueryError, SubmitError, Unacceptable};
 use crate::clock::Clock;
 use crate::config::{FabricSettings, is_chaincode_name};
-use crate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId};
+use crate::domain::{Cause, Checkpoint, LedgerTxId, Outcome, Prepared, Request, SubmissionId, Timestamp};
 use crate::fabric::proto::common::Envelope;
 use crate::fabric::proto::gateway::gateway_client::GatewayClient;
 use crate::fabric::proto::gateway::{EndorseRequest, EndorseResponse, EvaluateRequest, SubmitRequest};
@@ -230,6 +230,10 @@ async fn renew(link: Arc<Link>) {
 impl LedgerBackend for FabricLedger {
     fn kind(&self) -> &'static str {
         "fabric"
+    }
+
+    fn certificates(&self) -> Vec<(&'static str, Timestamp)> {
+        self.link.wallet.keys().ends.clone()
     }
 
     fn default_contract(&self) -> Option<&str> {

@@ -10,7 +10,7 @@ use super::endorsement::{Endorsed, answer};
 use super::proposal::{Call, Sender};
 use super::wallet::Wallet;
 use crate::clock::SystemClock;
-use crate::config::{FabricSettings, KeysKept, PrivateKey, Secret};
+use crate::config::{FabricSettings, KeysKept, PrivateKey, Secret, TlsIdentity};
 use crate::domain::{Argument, Timestamp};
 use crate::fabric::identity::{SigningIdentity, parse_certificate, parse_private_key, public_key, verify};
 use crate::fabric::proto::common::{ChannelHeader, Header, Payload, SignatureHeader};
@@ -252,6 +252,23 @@ fn an_identity_is_replaced_when_its_files_fit_together_again_and_not_before() {
     assert!(wallet.look(&SystemClock).expect("a whole change"));
     assert_ne!(wallet.keys().identity.creator(), creator);
     assert!(!wallet.look(&SystemClock).expect("unchanged"));
+}
+
+#[test]
+fn it_is_known_when_our_certificates_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = pair();
+    std::fs::write(folder.path().join("user.pem"), certificate).expect("written");
+    std::fs::write(folder.path().join("user.key"), key).expect("written");
+    let mut settings = settings(folder.path());
+    settings.tls_identity = Some(TlsIdentity {
+        cert: folder.path().join("user.pem"),
+        key: folder.path().join("user.key"),
+    });
+    let wallet = Wallet::open(&settings, &SystemClock).expect("an identity");
+    // As certificates end that are made without saying when.
+    let end = Timestamp::parse_rfc3339("4096-01-01T00:00:00Z").expect("a moment");
+    assert_eq!(wallet.keys().ends, [("certificate", end), ("tls_cert", end)]);
 }
 
 #[test]

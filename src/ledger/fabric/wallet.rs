@@ -19,6 +19,7 @@ use super::peers::root;
 
 use crate::clock::Clock;
 use crate::config::{FabricSettings, PrivateKey, Secret};
+use crate::domain::Timestamp;
 use crate::fabric::identity::{IdentityError, SigningIdentity, parse_certificate, parse_private_key};
 
 /// How often the files are looked at. Secrets of a Kubernetes volume are replaced at once, others in steps.
@@ -55,6 +56,8 @@ pub(super) struct Keys {
     pub(super) tls: Option<ClientTlsConfig>,
     /// SHA-256 of our TLS certificate; empty without one.
     pub(super) tls_cert_hash: Vec<u8>,
+    /// When our certificates end, by setting.
+    pub(super) ends: Vec<(&'static str, Timestamp)>,
     /// Tells one state of the files from another.
     fingerprint: [u8; 32],
 }
@@ -228,8 +231,21 @@ impl Contents {
             identity: identity.map_err(wrong("certificate"))?,
             tls: tls.transpose()?,
             tls_cert_hash: hash,
+            ends: self.ends(),
             fingerprint: self.fingerprint(),
         })
+    }
+
+    fn ends(&self) -> Vec<(&'static str, Timestamp)> {
+        let tls = self
+            .tls_identity
+            .as_ref()
+            .map(|(cert, _)| ("tls_cert", cert.as_str()));
+        let own = [("certificate", self.certificate.as_str())];
+        own.into_iter()
+            .chain(tls)
+            .filter_map(|(setting, pem)| Some((setting, end(&parse_certificate(pem).ok()?))))
+            .collect()
     }
 
     /// An identity that is past its end is refused by every peer, which is hard to see from their words.
@@ -237,18 +253,18 @@ impl Contents {
         let Ok(certificate) = parse_certificate(&self.certificate) else {
             return;
         };
-        let ends = certificate
-            .tbs_certificate()
-            .validity()
-            .not_after
-            .to_unix_duration();
-        if ends.as_millis() <= u128::from(clock.now().as_millis()) {
+        if end(&certificate) <= clock.now() {
             tracing::warn!(
                 expired_at = %certificate.tbs_certificate().validity().not_after,
                 "the certificate of the Fabric identity has expired; peers and orderers will refuse it"
             );
         }
     }
+}
+
+fn end(certificate: &x509_cert::Certificate) -> Timestamp {
+    let end = certificate.tbs_certificate().validity().not_after;
+    Timestamp::from_millis(0).plus(end.to_unix_duration())
 }
 
 fn text(key: &'static str, path: &Path) -> Result<String, WalletError> {

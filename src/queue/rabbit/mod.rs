@@ -254,6 +254,7 @@ impl WorkQueue for RabbitQueue {
         let (waiting, consumers) =
             found.map_or((0, 0), |queue| (queue.message_count(), queue.consumer_count()));
         kept.metrics.depth.set(f64::from(waiting));
+        kept.metrics.consumers.set(f64::from(consumers));
         let active = consumer.filter(|consumer| consumer.last().is_some() || consumers == 1);
         let lost = match active {
             _ if !there => Some(now.minus(UNDER_WAY)),

@@ -297,12 +297,22 @@ async fn what_is_not_in_the_queue_any_more_is_known_to_be_lost() {
             lost(start).await.is_none() && metric(&metrics, "sluicegate_queue_depth") as u32 == 2
         })
         .await;
+        assert_eq!(metric(&metrics, "sluicegate_queue_consumers") as u32, 0);
+        let without_worker = metrics;
         let mut narrow = settings.clone();
         narrow.prefetch = 1.try_into().expect("not zero");
+        let announcing = queue;
         let (queue, metrics) = with_metrics(&narrow);
         let mut consumer = consumer(&queue).await;
         let held = take(&mut *consumer, 1).await;
         let lost = async |now| queue.lost_before(&ledger, now).await.expect("is answered");
+        until("one that consumes, as all are told", async || {
+            lost(start).await;
+            announcing.lost_before(&ledger, start).await.expect("is answered");
+            let told = |metrics| metric(metrics, "sluicegate_queue_consumers") as u32;
+            told(&metrics) == 1 && told(&without_worker) == 1
+        })
+        .await;
         // One waits, and the queue has come to what was announced 500 s ago.
         assert_eq!(lost(start).await, Some(start.minus(530 * second)));
         held.into_iter().for_each(Delivery::ack);

@@ -546,6 +546,19 @@ impl TransactionStore for EmbeddedStore {
         pending.map(|((ledger, _), count)| (ledger, count)).collect()
     }
 
+    async fn oldest_pending(&self, ledger: &LedgerName) -> Result<Option<TransactionId>, StoreError> {
+        let mut oldest = None;
+        let prefix = keys::listing_prefix(ledger, Status::Pending);
+        let end = after(&prefix);
+        self.engine
+            .scan(prefix.as_slice()..&end, Order::Ascending, &mut |key, _| {
+                oldest = keys::id(key);
+                ControlFlow::Break(())
+            })
+            .map_err(store_error)?;
+        Ok(oldest)
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         if self.shared.is_failing() {
             return Err(StoreError::Unavailable("the last commit failed".to_owned()));

@@ -93,6 +93,8 @@ const CHECKPOINT: &str = "SELECT next_block FROM checkpoints WHERE ledger = $1";
 const ADVANCE: &str = "\
 INSERT INTO checkpoints AS noted (ledger, next_block) VALUES ($1, $2) \
 ON CONFLICT (ledger) DO UPDATE SET next_block = EXCLUDED.next_block WHERE noted.next_block < EXCLUDED.next_block";
+/// The first entry of the primary key.
+const OLDEST: &str = "SELECT transaction_id FROM work WHERE ledger = $1 ORDER BY transaction_id LIMIT 1";
 const PROBE: &str = "UPDATE probe SET at = now()";
 
 /// What the store keeps in memory; all of it can be lost.
@@ -450,6 +452,15 @@ impl TransactionStore for PostgresStore {
 
     fn backlog(&self) -> Backlog {
         self.memory.counts.backlog()
+    }
+
+    async fn oldest_pending(&self, ledger: &LedgerName) -> Result<Option<TransactionId>, StoreError> {
+        let read = async {
+            let rows = self.sessions.rows(sqlx::query(OLDEST).bind(ledger.as_str()));
+            let oldest: Option<Uuid> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+            Ok(oldest.map(row::transaction_id))
+        };
+        read.await.map_err(Failure::into_store_error)
     }
 
     fn pending_of(&self, tenant: &TenantName) -> u64 {

@@ -47,6 +47,10 @@ impl TransactionStore for CutStore {
         self.inner.forget_changes(before, limit).await
     }
 
+    async fn oldest_pending(&self, ledger: &LedgerName) -> Result<Option<TransactionId>, StoreError> {
+        self.inner.oldest_pending(ledger).await
+    }
+
     fn pending_of(&self, tenant: &TenantName) -> u64 {
         self.inner.pending_of(tenant)
     }
