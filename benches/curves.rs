@@ -76,7 +76,7 @@ fn number(report: &Value, pointer: &str) -> f64 {
 
 /// Blocks are cut by time while the rate is low, and by count when it is high.
 fn rate() -> Plot {
-    let (timeout_ms, count) = (500.0, 50.0);
+    let (timeout_ms, count) = (500.0, 50.0_f64);
     let (mut p50, mut p99, mut computed) = (Vec::new(), Vec::new(), Vec::new());
     for rate in [2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0] {
         let report = measure(
@@ -85,7 +85,7 @@ fn rate() -> Plot {
         );
         p50.push((rate, number(&report, "/end_to_end/p50")));
         p99.push((rate, number(&report, "/end_to_end/p99")));
-        computed.push((rate, (count / rate * 1e3_f64).min(timeout_ms)));
+        computed.push((rate, (count / rate * 1e3).min(timeout_ms)));
     }
     Plot {
         name: "rate",
@@ -98,9 +98,9 @@ fn rate() -> Plot {
 
 /// More than what is in flight cannot be settled in the time that it takes.
 fn in_flight() -> Plot {
-    let (offered, block_s) = (1_000.0, 0.2);
+    let (offered, block_s) = (1_000.0_f64, 0.2);
     let (mut settled, mut computed) = (Vec::new(), Vec::new());
-    for places in [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0] {
+    for places in [8.0_f64, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0] {
         let report = measure(
             &format!(
                 "[ledgers.main]\nkind = 'simulator'\nbatch_timeout_ms = 200\nmax_message_count = 10000\n[ledgers.main.worker]\nrate_per_second = 10000\nburst = 100\nmax_in_flight = {places}\n"
