@@ -40,8 +40,8 @@ pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
 pub use secret::Secret;
 pub use server_url::ServerUrl;
 pub use settings::{
-    BackendSettings, BackpressureMode, BackpressureSettings, EmbeddedStoreSettings, HttpSettings,
-    LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Role, Settings,
+    AdaptiveSettings, BackendSettings, BackpressureMode, BackpressureSettings, EmbeddedStoreSettings,
+    HttpSettings, LedgerSettings, LogFormat, LogSettings, QueueSettings, RetentionSettings, Role, Settings,
     ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
 };
 pub use webhooks::{AllowedTarget, EndpointSettings, WebhookSettings};

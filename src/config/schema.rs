@@ -14,9 +14,10 @@ use url::Url;
 use super::problem::Origin;
 use super::reader::{Findings, Section, quoted};
 use super::settings::{
-    BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER, EmbeddedStoreSettings,
-    HOUR, HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE, QueueSettings, RetentionSettings,
-    Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+    AdaptiveSettings, BackendSettings, BackpressureMode, BackpressureSettings, DAY, DEFAULT_LEDGER,
+    EmbeddedStoreSettings, HOUR, HttpSettings, LedgerSettings, LogFormat, LogSettings, MEBIBYTE,
+    QueueSettings, RetentionSettings, Role, Settings, ShutdownSettings, SimulatorSettings, StoreSettings,
+    WorkerSettings,
 };
 use super::tree::Table;
 use super::{access, fabric, postgres, rabbitmq, webhooks};
@@ -289,7 +290,8 @@ fn ledger(mut section: Section<'_>, unheard: Option<Origin>) -> LedgerSettings {
         Some(_) => simulator(&mut section),
         None => default.backend,
     };
-    let worker = worker(section.section("worker"));
+    let mut worker = worker(section.section("worker"));
+    worker.adaptive = adaptive(section.section("adaptive"), worker.rate_per_second);
     let retry = retry(section.section("retry"), &default.retry);
     if let BackendSettings::Fabric(fabric) = &mut backend {
         fabric::within_lease(&section, fabric, worker.lease);
@@ -328,6 +330,7 @@ fn worker(mut section: Section<'_>) -> WorkerSettings {
         batch_timeout: section.duration_ms("batch_timeout_ms", default.batch_timeout, 0..=60_000),
         lease: section.duration_s("lease_seconds", default.lease, 1..=3600),
         check_after: section.duration_ms("check_after_ms", default.check_after, 100..=3_600_000),
+        adaptive: None,
     };
     let smallest = WorkerSettings::smallest_burst(settings.rate_per_second);
     if settings.burst < smallest {
@@ -347,6 +350,32 @@ fn worker(mut section: Section<'_>) -> WorkerSettings {
     }
     section.finish();
     settings
+}
+
+fn adaptive(mut section: Section<'_>, most: f64) -> Option<AdaptiveSettings> {
+    let default = AdaptiveSettings::default();
+    let enabled = section.flag("enabled", false);
+    let settings = AdaptiveSettings {
+        min_rate_per_second: section.f64_in(
+            "min_rate_per_second",
+            default.min_rate_per_second.min(most),
+            0.001..=1_000_000.0,
+        ),
+        max_latency: section.duration_ms("max_latency_ms", default.max_latency, 1..=3_600_000),
+        max_conflict_share: section.f64_in("max_conflict_share", default.max_conflict_share, 0.0..=1.0),
+    };
+    if settings.min_rate_per_second > most {
+        section.problem(
+            "min_rate_per_second",
+            format!(
+                "does not fit: {} is above rate_per_second = {most}",
+                settings.min_rate_per_second
+            ),
+            "lower it, or raise rate_per_second".to_owned(),
+        );
+    }
+    section.finish();
+    enabled.then_some(settings)
 }
 
 fn retry(mut section: Section<'_>, default: &RetryPolicy) -> RetryPolicy {

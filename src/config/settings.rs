@@ -397,6 +397,29 @@ pub struct WorkerSettings {
     pub lease: Duration,
     /// How long after submission the ledger is asked for an outcome that has not come by itself.
     pub check_after: Duration,
+    /// Whether the rate follows what the ledger bears, below `rate_per_second`: `[ledgers.<name>.adaptive]`.
+    pub adaptive: Option<AdaptiveSettings>,
+}
+
+/// `[ledgers.<name>.adaptive]`: what the ledger is to be spared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdaptiveSettings {
+    /// The rate is not lowered below this; finite, from 0.001 to 1,000,000.
+    pub min_rate_per_second: f64,
+    /// The mean time from sending to the ledger's verdict above which the rate is lowered.
+    pub max_latency: Duration,
+    /// The part of verdicts that are conflicts above which the rate is lowered, from 0 to 1.
+    pub max_conflict_share: f64,
+}
+
+impl Default for AdaptiveSettings {
+    fn default() -> Self {
+        Self {
+            min_rate_per_second: 1.0,
+            max_latency: Duration::from_secs(5),
+            max_conflict_share: 0.5,
+        }
+    }
 }
 
 impl Default for WorkerSettings {
@@ -409,6 +432,7 @@ impl Default for WorkerSettings {
             batch_timeout: Duration::from_millis(20),
             lease: Duration::from_secs(10),
             check_after: Duration::from_secs(5),
+            adaptive: None,
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::store::{Backlog, Changes, Filter, Inserted, Page, Position, StoreErro
 use crate::telemetry::history::{Point, Tally};
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::{Forbidden, Webhooks};
-use crate::worker::Lane;
+use crate::worker::{Adapted, Lane};
 
 /// Why a request was not accepted. Nothing was stored, except possibly after [`Refusal::Store`].
 #[derive(Debug, Error)]
@@ -131,6 +131,8 @@ pub struct LaneStatus {
     pub settings: WorkerSettings,
     /// What an operator has set other than it is configured.
     pub overrides: Overrides,
+    /// The rate that follows what the ledger bears, if that is configured; as this process knows it.
+    pub adapted: Option<Adapted>,
     /// What this process did since it began.
     pub total: Tally,
     /// Of the submissions of the last minutes, the part that met a conflict.
@@ -523,6 +525,9 @@ impl Gateway {
             }
             if self.0.works {
                 metrics.in_flight.set(status.in_flight as f64);
+                if let Some(adapted) = status.adapted {
+                    metrics.adapted_rate(adapted.rate_per_second);
+                }
                 metrics.available(status.outage.is_none());
             }
         }
@@ -539,6 +544,7 @@ impl Gateway {
             works_here: self.0.works,
             settings: lane.settings(),
             overrides: Overrides::of(lane),
+            adapted: lane.adapted().filter(|_| self.0.works),
             total: lane.metrics().history.total(),
             conflict_share: lane.metrics().history.conflict_share(),
             history: lane.metrics().history.points(),

@@ -325,6 +325,9 @@ pub(crate) struct LaneView {
     paused: bool,
     /// What an operator has set other than it is configured.
     overrides: OverridesView,
+    /// The rate that follows what the ledger bears, if that is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adaptive: Option<AdaptiveView>,
     /// Counts of this process since it began.
     accepted: u64,
     done: u64,
@@ -333,6 +336,16 @@ pub(crate) struct LaneView {
     submissions: u64,
     conflict_share: f64,
     history: HistoryView,
+}
+
+/// The rate that follows what the ledger bears, up to `rate_per_second`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Adaptive)]
+struct AdaptiveView {
+    rate_per_second: f64,
+    /// Why it is what it is: lowered for an `outage`, for `latency` or for `conflicts`, `recovering` from that, or at the `limit`.
+    #[schema(value_type = String, pattern = "^(limit|outage|latency|conflicts|recovering)$")]
+    reason: &'static str,
 }
 
 /// What lies over the configuration.
@@ -411,6 +424,10 @@ impl From<LaneStatus> for LaneView {
                 batch_size: lane.overrides.batch_size,
                 batch_timeout_ms: lane.overrides.batch_timeout_ms,
             },
+            adaptive: lane.adapted.map(|adapted| AdaptiveView {
+                rate_per_second: adapted.rate_per_second,
+                reason: adapted.reason.as_str(),
+            }),
             accepted: lane.total.accepted,
             done: lane.total.done,
             failed: lane.total.failed,

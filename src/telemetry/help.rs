@@ -27,6 +27,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("sluicegate_settled_total", "Transactions settled, by outcome."),
     (
+        "sluicegate_rate_adaptations_total",
+        "Changes of the rate that follows what the ledger bears, by reason.",
+    ),
+    (
         "sluicegate_parked_total",
         "Transactions whose outcome the ledger cannot tell, left to a person.",
     ),
@@ -95,7 +99,11 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     (
         "sluicegate_rate_limit_per_second",
-        "Submissions per second that the lane may send now.",
+        "Submissions per second that the lane may send at most.",
+    ),
+    (
+        "sluicegate_adapted_rate_per_second",
+        "Submissions per second that the ledger bears, if the rate is adaptive.",
     ),
     (
         "sluicegate_paused",

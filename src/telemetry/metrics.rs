@@ -346,6 +346,20 @@ impl LaneMetrics {
         self.end_to_end.record(end_to_end.as_secs_f64());
     }
 
+    /// Counts a change of the rate that follows what the ledger bears.
+    pub fn adapted(&self, reason: &'static str) {
+        self.counter("sluicegate_rate_adaptations_total", "reason", reason)
+            .increment(1);
+    }
+
+    /// Sets the rate that follows what the ledger bears.
+    pub fn adapted_rate(&self, rate_per_second: f64) {
+        with_local_recorder(&*self.recorder, || {
+            gauge!("sluicegate_adapted_rate_per_second", "ledger" => self.ledger.clone())
+                .set(rate_per_second);
+        });
+    }
+
     /// Counts another try: `reason` is `conflict`, `outage` or `lease_lost`.
     pub fn retried(&self, reason: &'static str) {
         self.counter("sluicegate_retries_total", "reason", reason)

@@ -243,8 +243,14 @@ impl Lane {
 
     /// The same, and the lane waits for the ledger.
     fn ledger_failed(&self, tx: &Transaction, cause: Cause) -> Event {
-        self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+        self.unreachable(&cause);
         self.out_of_reach(tx, cause)
+    }
+
+    /// A call failed: the lane waits for the ledger.
+    pub(super) fn unreachable(&self, cause: &Cause) {
+        self.pacing.failed();
+        self.gate.ledger_failed(self.parts.name.as_str(), cause);
     }
 
     /// Sends stored bytes whose outcomes are already awaited. `count` counts each that goes out.
@@ -271,7 +277,7 @@ impl Lane {
                 // The check falls due: the ledger is asked, and the same bytes go out again if need be.
                 Err(Unsent::Refused(SubmitError::Unavailable(cause))) => {
                     self.in_flight.release(&sent.tx_id);
-                    self.gate.ledger_failed(self.parts.name.as_str(), &cause);
+                    self.unreachable(&cause);
                 }
                 Err(Unsent::Refused(SubmitError::Unknown(cause))) => {
                     tracing::debug!(tx.ledger_id = %sent.tx_id, %cause, "sent, perhaps");
@@ -309,7 +315,7 @@ impl Lane {
         let sending = self.in_flight.sending(&sent.tx_id);
         let ready = self.within(self.parts.ledger.ready()).await.flatten();
         ready.map_err(|cause| Unsent::Refused(SubmitError::Unavailable(cause)))?;
-        self.pace.take(1).await;
+        self.pacing.send().await;
         if !tenure.holds() {
             return Err(Unsent::LaneLost);
         }

@@ -107,7 +107,7 @@ impl Lane {
                 continue;
             }
             match outcome {
-                Outcome::Unavailable(cause) => self.gate.ledger_failed(self.parts.name.as_str(), &cause),
+                Outcome::Unavailable(cause) => self.unreachable(&cause),
                 // It is asked for again, and sent again when the lane goes on.
                 Outcome::Absent(_) | Outcome::Unknown(_)
                     if self.steering.course().paused && self.parts.ledger.deduplicates() => {}

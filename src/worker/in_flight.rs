@@ -165,8 +165,9 @@ impl InFlight {
         self.all().awaited.contains_key(tx_id)
     }
 
-    /// The transaction that waits for this outcome, which was told and is now awaited no more. Its slot is free.
-    pub(crate) fn told(&self, tx_id: &LedgerTxId) -> Option<Transaction> {
+    /// The transaction that waits for this outcome, which was told and is now awaited no more, and when this process first
+    /// began to send it. Its slot is free.
+    pub(crate) fn told(&self, tx_id: &LedgerTxId) -> Option<(Transaction, Option<Instant>)> {
         let mut all = self.all();
         let entry = all.awaited.remove(tx_id)?;
         let before = all.told.as_ref().and_then(|told| told.up_to);
@@ -174,7 +175,16 @@ impl InFlight {
             at: Instant::now(),
             up_to: before.max(entry.begun),
         });
-        Some(entry.tx)
+        Some((entry.tx, entry.begun))
+    }
+
+    /// When the first of those was sent, of what this process sent since a moment, whose outcome is awaited.
+    pub(crate) fn oldest(&self, since: Option<Instant>) -> Option<Instant> {
+        let all = self.all();
+        let begun = all.awaited.values().filter_map(|entry| entry.begun);
+        begun
+            .filter(|begun| since.is_none_or(|since| *begun >= since))
+            .min()
     }
 
     /// It is not awaited any more. Its slot is free.
@@ -271,7 +281,7 @@ mod tests {
                 .await_on(submitted(name), slot(&slots), LONG, quiet)
                 .is_some()
         };
-        let told = |name: &str| in_flight.told(&id(name)).expect("awaited");
+        let told = |name: &str| in_flight.told(&id(name)).expect("awaited").0;
         let send = |name: &str| {
             in_flight.expect(submitted(name), slot(&slots), LONG);
             in_flight.sending(&id(name)).taken();

@@ -16,11 +16,13 @@
 //!   falls due: the ledger is asked, and the same bytes sent again if it has not seen them). The store's due
 //!   mark brings both back to this lane.
 
+mod adaptive;
 mod attempt;
 mod check;
 mod gate;
 mod in_flight;
 mod limiter;
+mod pacing;
 mod resume;
 mod settle;
 mod steering;
@@ -34,9 +36,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::adaptive::{Adapted, Reason};
 use self::gate::Gate;
 use self::in_flight::InFlight;
-use self::limiter::RateLimiter;
+use self::pacing::Pacing;
 use self::resume::Subscription;
 pub use self::steering::Course;
 use self::steering::Steering;
@@ -104,10 +107,7 @@ pub struct Lane {
     parts: LaneParts,
     /// Names this worker in leases.
     owner: String,
-    /// Lets batches begin at the pace of the ledger, so that nothing is claimed long before it can be sent.
-    limiter: RateLimiter,
-    /// Holds the limit where it counts, at each send: what a slow disk delayed does not go out all at once.
-    pace: RateLimiter,
+    pacing: Pacing,
     gate: Gate,
     steering: Steering,
     slots: Arc<Semaphore>,
@@ -121,8 +121,7 @@ impl Lane {
     pub fn new(parts: LaneParts) -> Self {
         Self {
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple()),
-            limiter: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
-            pace: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
+            pacing: Pacing::new(&parts.settings),
             gate: Gate::default(),
             steering: Steering::new(parts.settings),
             slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
@@ -230,7 +229,7 @@ impl Lane {
                 return Ok(());
             };
             let wanted = carried.len().min(1 + self.slots.available_permits());
-            let granted = self.limiter.take(wanted).await;
+            let granted = self.pacing.begin(wanted).await;
             if self.steering.course().paused {
                 // It was paused while this waited; what was granted is given up.
                 continue;
@@ -277,8 +276,7 @@ impl Lane {
                     // Whoever settles outlives the lane's loop.
                     let _settling = subscription.map(|subscription| subscribe.send(subscription));
                     // Another worker may have used the limit up to this moment (I6).
-                    self.limiter.empty();
-                    self.pace.empty();
+                    self.pacing.empty();
                     return true;
                 }
                 Err(error) => self.gate.store_failed(self.parts.name.as_str(), &error),
@@ -347,14 +345,18 @@ impl Lane {
     /// Sets it on another course: pause, rate, burst and batches. One of a lower `version` than was set before changes
     /// nothing. While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue.
     pub fn steer(&self, course: Course, version: u64) {
-        let pace = |course: Course| (course.settings.rate_per_second, course.settings.burst);
-        self.steering.set(course, version, |before| {
-            if pace(before) != pace(course) {
-                let (rate, burst) = pace(course);
-                self.limiter.set(rate, burst);
-                self.pace.set(rate, burst);
-            }
-        });
+        let WorkerSettings {
+            rate_per_second,
+            burst,
+            ..
+        } = course.settings;
+        self.steering
+            .set(course, version, || self.pacing.limit(rate_per_second, burst));
+    }
+
+    /// The rate that follows what the ledger bears, and why it is so; `None` if the rate is simply the limit.
+    pub fn adapted(&self) -> Option<Adapted> {
+        self.pacing.adapted()
     }
 
     /// What this lane counts.

@@ -43,7 +43,10 @@ impl Lane {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = sweep.tick() => self.in_flight.release_due(Instant::now()),
+                _ = sweep.tick() => {
+                    self.in_flight.release_due(Instant::now());
+                    self.adapt();
+                }
                 Some(newer) = subscribed.recv() => (current, is_whole) = (Some(newer), true),
                 group = next(&mut current) => match group {
                     Some(Settled { outcomes, checkpoint }) => {
@@ -63,11 +66,25 @@ impl Lane {
         }
     }
 
+    /// Lets the rate follow what the ledger bears, if that is asked for.
+    fn adapt(&self) {
+        let Some(adapted) = self.pacing.adapt(|since| self.in_flight.oldest(since)) else {
+            return;
+        };
+        let (rate, reason) = (adapted.rate_per_second, adapted.reason.as_str());
+        self.parts.metrics.adapted(reason);
+        tracing::debug!(ledger = %self.parts.name, rate, reason, "the rate was adapted");
+    }
+
     /// Stores those outcomes that this lane waits for, however often it has to try. Answers whether it did.
     async fn settle_group(&self, outcomes: Vec<(LedgerTxId, Outcome)>, stop: &CancellationToken) -> bool {
-        let ours = outcomes
-            .into_iter()
-            .filter_map(|(tx_id, outcome)| Some((self.in_flight.told(&tx_id)?, outcome)));
+        let ours = outcomes.into_iter().filter_map(|(tx_id, outcome)| {
+            let (tx, begun) = self.in_flight.told(&tx_id)?;
+            if let Some(begun) = begun {
+                self.pacing.told(begun, matches!(outcome, Outcome::Conflict(_)));
+            }
+            Some((tx, outcome))
+        });
         let ours: Vec<_> = ours.collect();
         if ours.is_empty() {
             return true;

@@ -39,15 +39,15 @@ impl Steering {
         self.course.read().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Sets another course, unless a later one is set. `apply` is told the one before; nobody else sets one meanwhile.
-    pub(super) fn set(&self, course: Course, version: u64, apply: impl FnOnce(Course)) {
+    /// Sets another course, unless a later one is set. Nobody else sets one while `apply` runs.
+    pub(super) fn set(&self, course: Course, version: u64, apply: impl FnOnce()) {
         let mut current = self.course.write().unwrap_or_else(PoisonError::into_inner);
         let (before, stands) = *current;
         if version < stands || (course == before && version == stands) {
             return;
         }
         *current = (course, version);
-        apply(before);
+        apply();
         self.changed.notify_waiters();
     }
 

@@ -109,7 +109,7 @@ class LaneCard {
     put(this.#figures,
       figure('Backlog', [count(backlog), h('small', {}, ` ${count(in_flight)} in flight`)], drawn('backlog', '', 'Backlog')),
       last && figure('Done', [rate(last.done), h('small', {}, ' /s')], drawn('done', 'done', 'Done', ' a second')),
-      last && figure('Submissions', [rate(last.submissions), h('small', {}, ` of ${rate(rate_per_second)} /s`)], drawn('submissions', '', 'Submissions', ' a second')),
+      last && figure('Submissions', [rate(last.submissions), h('small', {}, ` of ${bound(lane)} /s`)], drawn('submissions', '', 'Submissions', ' a second')),
       !last && figure('Rate limit', [rate(rate_per_second), h('small', {}, ' /s')]),
       lane.conflict_share !== undefined && figure('Conflicts', [percent(lane.conflict_share), h('small', {}, ' of submissions')], drawn('conflicts', 'conflicts', 'Conflicts', ' a second')));
     put(this.#settings, `limit ${rate(rate_per_second)}/s, burst ${count(burst)}, batches of ${count(batch_size)} or ${duration(batch_timeout_ms)}, ${count(max_in_flight)} in flight at most`);
@@ -142,6 +142,12 @@ class LaneCard {
       notice(error);
     }
   }
+}
+
+/** The rate that may be used now; below the limit, with the reason. */
+function bound({ rate_per_second, adaptive }) {
+  if (!adaptive || adaptive.reason === 'limit') return rate(rate_per_second);
+  return `${rate(adaptive.rate_per_second)} (${adaptive.reason})`;
 }
 
 function figure(name, value, drawing) {
