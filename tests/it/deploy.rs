@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluicegate::config::Settings;
+use sluicegate::config::{AdaptiveSettings, Settings};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -16,7 +17,7 @@ use crate::rabbitmq::Broker;
 use crate::support::fabric::FabricDevnet;
 use crate::support::python::{run, said};
 use crate::support::receiver::{Receiver, told};
-use crate::support::{TestApp, add, cli, eventually, with};
+use crate::support::{TestApp, add, cli, eventually, ledger, with};
 use crate::tls;
 
 /// Labels of the scrape itself, and the one of histograms' buckets.
@@ -151,6 +152,11 @@ async fn with_a_broker() -> String {
     let words = format!("[queue]\nkind = \"rabbitmq\"\nurl = \"{url}\"\nprefix = \"deploy\"\n");
     let app = TestApp::with(|settings| {
         settings.queue = configured(&words).queue;
+        ledger(settings).worker.adaptive = Some(AdaptiveSettings {
+            min_rate_per_second: 1.0,
+            max_latency: Duration::from_secs(60),
+            max_conflict_share: 1.0,
+        });
         told(settings);
     })
     .await;
