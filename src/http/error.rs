@@ -70,11 +70,13 @@ pub enum Code {
     TooManyStreams,
     /// There is no such webhook or delivery.
     NoWebhook,
+    /// The process is about to stop.
+    Leaving,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -102,6 +104,7 @@ impl Code {
         Self::NotNow,
         Self::TooManyStreams,
         Self::NoWebhook,
+        Self::Leaving,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -150,6 +153,7 @@ impl Code {
             Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The credentials do not allow it"),
             Self::NotNow => ("SG-0023", S::CONFLICT, "The state does not allow it"),
             Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
+            Self::Leaving => ("SG-0030", S::SERVICE_UNAVAILABLE, "The process is about to stop"),
             Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
     }

@@ -23,13 +23,14 @@ mod in_flight;
 mod limiter;
 mod resume;
 mod settle;
+mod slots;
 mod steering;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,7 @@ use self::gate::Gate;
 use self::in_flight::InFlight;
 use self::limiter::RateLimiter;
 use self::resume::Subscription;
+use self::slots::Slots;
 pub use self::steering::Course;
 use self::steering::Steering;
 use crate::clock::Clock;
@@ -71,9 +73,9 @@ pub struct LaneParts {
     pub hub: Arc<StatusHub>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Rate, batches and bounds.
+    /// Rate, batches and bounds, to begin with.
     pub settings: WorkerSettings,
-    /// When to try again.
+    /// When to try again, to begin with.
     pub retry: RetryPolicy,
     /// What to count.
     pub metrics: LaneMetrics,
@@ -110,7 +112,7 @@ pub struct Lane {
     pace: RateLimiter,
     gate: Gate,
     steering: Steering,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     in_flight: InFlight,
     /// Records that could not be read, told once.
     unreadable: Mutex<HashSet<TransactionId>>,
@@ -124,8 +126,12 @@ impl Lane {
             limiter: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
             pace: RateLimiter::new(parts.settings.rate_per_second, parts.settings.burst),
             gate: Gate::default(),
-            steering: Steering::new(parts.settings),
-            slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
+            steering: Steering::new(Course {
+                paused: false,
+                settings: parts.settings,
+                retry: parts.retry,
+            }),
+            slots: Slots::new(parts.settings.max_in_flight),
             in_flight: InFlight::default(),
             unreadable: Mutex::default(),
             parts,
@@ -170,11 +176,7 @@ impl Lane {
         // Nothing more is begun. The consumer stays until what was begun is at its end: with it would go the
         // right to send.
         intake.carried.clear();
-        let all = self.parts.settings.max_in_flight.get();
-        if tokio::time::timeout(drain, self.slots.acquire_many(all))
-            .await
-            .is_err()
-        {
+        if timeout(drain, self.slots.all_back()).await.is_err() {
             tracing::info!(
                 ledger = %self.parts.name,
                 in_flight = self.in_flight(),
@@ -226,17 +228,15 @@ impl Lane {
             if !self.stand_still(&tenure).await {
                 return Ok(());
             }
-            let Ok(slot) = self.slots.clone().acquire_owned().await else {
-                return Ok(());
-            };
-            let wanted = carried.len().min(1 + self.slots.available_permits());
+            let slot = self.slots.take().await;
+            let wanted = carried.len().min(1 + self.slots.free());
             let granted = self.limiter.take(wanted).await;
             if self.steering.course().paused {
                 // It was paused while this waited; what was granted is given up.
                 continue;
             }
-            // Only this loop takes slots, so what was available still is.
-            let more = (1..granted).map_while(|_| self.slots.clone().try_acquire_owned().ok());
+            // Only this loop takes slots; there are fewer than there were only if the limit was lowered just now.
+            let more = (1..granted).map_while(|_| self.slots.try_take());
             let slots: Vec<_> = std::iter::once(slot).chain(more).collect();
             let batch: Vec<_> = carried.drain(..slots.len()).collect();
             parts
@@ -334,26 +334,24 @@ impl Lane {
         self.steering.course().settings
     }
 
-    /// The same, as they are configured.
-    pub fn configured(&self) -> &WorkerSettings {
-        &self.parts.settings
-    }
-
-    /// Whether it submits, and how fast.
+    /// Whether it submits, how fast, and when it tries again.
     pub fn course(&self) -> Course {
         self.steering.course()
     }
 
-    /// Sets it on another course: pause, rate, burst and batches. One of a lower `version` than was set before changes
-    /// nothing. While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue.
-    pub fn steer(&self, course: Course, version: u64) {
+    /// Sets it on another course, which holds for whatever is begun from now on; nothing that is under way is dropped.
+    /// While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue. The time
+    /// of a lease stays as it was: ledgers were opened with bounds that fit to it.
+    pub fn steer(&self, mut course: Course) {
+        course.settings.lease = self.parts.settings.lease;
         let pace = |course: Course| (course.settings.rate_per_second, course.settings.burst);
-        self.steering.set(course, version, |before| {
+        self.steering.set(course, |before| {
             if pace(before) != pace(course) {
                 let (rate, burst) = pace(course);
                 self.limiter.set(rate, burst);
                 self.pace.set(rate, burst);
             }
+            self.slots.set(course.settings.max_in_flight);
         });
     }
 
@@ -364,7 +362,7 @@ impl Lane {
 
     /// Transactions from claim to outcome.
     pub fn in_flight(&self) -> usize {
-        self.parts.settings.max_in_flight.get() as usize - self.slots.available_permits()
+        self.slots.taken()
     }
 
     /// Why the ledger is unavailable, if it is.

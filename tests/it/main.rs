@@ -54,6 +54,7 @@ mod power_disk;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod query;
+mod reload;
 mod restart;
 mod resume;
 mod rewound;
