@@ -177,6 +177,7 @@ pub struct Parts {
 }
 
 /// The application behind the API.
+// What it works with, and what may change while it does.
 pub struct Gateway(Parts, Helm);
 
 impl Gateway {

@@ -10,7 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::TransactionId;
-use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, TenantRefusal};
+use crate::gateway::{
+    ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, SteerRefusal, TenantRefusal,
+};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -313,6 +315,16 @@ impl From<StoreError> for ApiError {
                 let detail = "a stored record cannot be read; the operator has to run `sluicegate store check`";
                 Self::new(Code::StoreDamaged, detail)
             }
+        }
+    }
+}
+
+impl From<SteerRefusal> for ApiError {
+    fn from(refusal: SteerRefusal) -> Self {
+        match refusal {
+            SteerRefusal::Missing => Self::new(Code::NoLedger, "there is no such ledger"),
+            SteerRefusal::Invalid(fields) => Self::fields(Code::InvalidFields, fields),
+            SteerRefusal::Store(error) => error.into(),
         }
     }
 }

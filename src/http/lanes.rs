@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::dto::{rfc3339, rfc3339_or_null};
-use super::openapi::schemas::AnyJson;
+use super::openapi::schemas::{AnyJson, StrategyName};
 use crate::domain::{RetrySettings, Timestamp};
 use crate::gateway::{Caller, LaneStatus, Overrides, RetryOverrides, Setting};
 use crate::telemetry::history::{INTERVAL, Point};
@@ -75,6 +75,7 @@ struct OverridesView {
 #[schema(as = RetryOverrides)]
 struct RetryOverridesView {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<StrategyName>)]
     strategy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     min_ms: Option<u64>,
@@ -114,7 +115,7 @@ impl From<Overrides> for OverridesView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Retry)]
 struct RetryView {
-    /// `jitter`, `constant` or `exponential`.
+    #[schema(value_type = StrategyName)]
     strategy: &'static str,
     min_ms: u64,
     max_ms: u64,

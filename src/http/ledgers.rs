@@ -15,6 +15,7 @@ use super::dto::ResultView;
 use super::error::{ApiError, Code};
 use super::lanes::{LaneView, LanesView};
 use super::openapi::examples;
+use super::openapi::schemas::StrategyName;
 use super::params::Name;
 use super::transactions::{json, tagged};
 use crate::domain::LedgerName;
@@ -115,9 +116,9 @@ pub(crate) struct SteerBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct RetryBody {
-    /// `jitter`, `constant` or `exponential`.
+    /// How the delay is chosen.
     #[serde(default, deserialize_with = "or_null")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<StrategyName>)]
     strategy: Option<Option<String>>,
     /// Shortest delay.
     #[serde(default, deserialize_with = "or_null")]
@@ -217,8 +218,7 @@ async fn steered(api: &Api, caller: &Caller, name: &str, steer: Steer) -> Result
             Ok(response)
         }
         Err(SteerRefusal::Missing) => Err(unknown(api, caller, name)),
-        Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
-        Err(SteerRefusal::Store(error)) => Err(error.into()),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 

@@ -7,18 +7,20 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Detail;
 use super::body::read_json;
 use super::caller::Who;
-use super::error::{ApiError, Code};
+use super::error::ApiError;
 use super::lanes::{SettingView, settings_of};
 use super::ledgers::or_null;
 use super::openapi::examples;
+use super::openapi::schemas::ModeName;
 use super::transactions::json;
-use crate::gateway::{Scope, SetCommon, SteerRefusal};
+use crate::gateway::{Scope, SetCommon};
 
 /// What can be set.
 #[derive(Serialize, ToSchema)]
@@ -46,9 +48,9 @@ pub(crate) struct SettingsBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct BackpressureBody {
-    /// `buffer`, `drop` or `control`.
+    /// Accept always, refuse above `max_pending`, or accept and tell producers.
     #[serde(default, deserialize_with = "or_null")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ModeName>)]
     mode: Option<Option<String>>,
     /// How many unsettled transactions there may be; enforced in mode `drop`.
     #[serde(default, deserialize_with = "or_null")]
@@ -117,21 +119,13 @@ pub(crate) async fn change(
             Some(Some(wanted)) => wanted.level,
         },
     };
-    match api.gateway.set(&caller, set).await {
-        Ok(settings) => {
-            let overridden = settings.iter().filter(|setting| setting.overridden);
-            let detail = overridden
-                .map(|setting| (setting.name.to_owned(), setting.value.clone()))
-                .collect();
-            let settings = settings_of(settings, &caller);
-            let mut response = json(StatusCode::OK, &SettingsView { settings });
-            response
-                .extensions_mut()
-                .insert(Detail(serde_json::Value::Object(detail)));
-            Ok(response)
-        }
-        Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
-        Err(SteerRefusal::Store(error)) => Err(error.into()),
-        Err(SteerRefusal::Missing) => Err(ApiError::new(Code::Internal, "settings are there for ever")),
-    }
+    let settings = api.gateway.set(&caller, set).await?;
+    let overridden = settings.iter().filter(|setting| setting.overridden);
+    let detail = overridden
+        .map(|setting| (setting.name.to_owned(), setting.value.clone()))
+        .collect();
+    let settings = settings_of(settings, &caller);
+    let mut response = json(StatusCode::OK, &SettingsView { settings });
+    response.extensions_mut().insert(Detail(Value::Object(detail)));
+    Ok(response)
 }

@@ -290,6 +290,46 @@ async fn what_was_set_through_the_api_lies_over_what_is_read_again() {
 }
 
 #[tokio::test]
+async fn the_log_level_is_set_while_it_runs_and_for_the_next_start() {
+    let served = Served::start(SLOW).await;
+    let set = async |served: &Served, level: Value| {
+        let body = json!({"log": {"level": level}});
+        served
+            .send("PATCH", "/v1/settings", Some(&body))
+            .await
+            .expect(200)
+    };
+    let pause = async |served: &Served, paused: bool| {
+        let body = json!({"paused": paused});
+        served
+            .send("PATCH", "/v1/ledgers/main", Some(&body))
+            .await
+            .expect(200)
+    };
+    let told = |served: &Served| {
+        let log = served.log.lock().expect("locks");
+        log.iter()
+            .filter(|line| line.contains("the lane was steered"))
+            .count()
+    };
+    pause(&served, true).await;
+    set(&served, json!("warn,sluicegate::gateway=info")).await;
+    pause(&served, false).await;
+    served.says(&["INFO", "the lane was steered"]).await;
+    assert_eq!(told(&served), 1, "only what was done at the level of info");
+    served.signal(Signal::TERM);
+    let (_, folder) = served.ended().await;
+
+    let served = Served::start_in(folder, SLOW).await;
+    pause(&served, true).await;
+    served.says(&["INFO", "the lane was steered"]).await;
+    set(&served, Value::Null).await;
+    let settings = served.send("GET", "/v1/settings", None).await.expect(200).json();
+    assert_eq!(settings["settings"]["log.level"]["value"], "warn");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_lame_duck_says_so_serves_on_and_hands_over() {
     const SETTINGS: &str =
         "[shutdown]\nlame_duck_seconds = 4\n[ledgers.main]\nkind = \"simulator\"\nbatch_timeout_ms = 20\n";

@@ -289,6 +289,32 @@ async fn a_lane_says_who_set_what_and_all_but_the_pause_is_cleared() {
 }
 
 #[tokio::test]
+async fn a_lane_whose_overrides_do_not_fit_a_new_configuration_waits_for_a_person() {
+    let app = TestApp::start().await;
+    app.steer(&json!({"rate_per_second": 20_000})).await.expect(200);
+    let app = app
+        .reopen(|settings| {
+            let worker = &mut ledger(settings).worker;
+            worker.rate_per_second = 1_000.0;
+            worker.burst = std::num::NonZeroU32::new(2).expect("not zero");
+        })
+        .await;
+    assert_eq!(app.lane().await["state"], "paused");
+    app.post(&add("hits", 1)).await.expect(202);
+    let cleared = app
+        .send(app.request("DELETE", "/v1/ledgers/main/overrides"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&cleared["state"], &cleared["rate_per_second"]),
+        (&json!("running"), &json!(1_000.0))
+    );
+    app.drain().await;
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn backpressure_is_set_for_the_running_gateway_and_the_next_one() {
     let app = TestApp::stalled().await;
     let set =
