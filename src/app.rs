@@ -1,7 +1,7 @@
 //! The only place where concrete types meet: picks store, queue and ledgers, owns the tasks and their end.
 //!
-//! Shutdown has an order: stop taking requests and deliveries, let requests and submissions under way finish
-//! within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
+//! Shutdown has an order: say so to those who share out requests and hand over the lanes (the lame duck's time), stop
+//! taking requests, let requests and submissions under way finish within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
 //! equally good end, only less polite.
 
 pub mod alone;
@@ -10,6 +10,7 @@ mod control;
 pub mod devnet;
 mod keys;
 mod parts;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,13 +29,14 @@ use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
+pub use self::reload::Reloads;
 use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{QueueSettings, Role, Settings};
+use crate::config::{QueueSettings, Role, Settings, ShutdownSettings};
 use crate::domain::LedgerName;
 use crate::failpoint;
-use crate::gateway::{Gateway, Parts, Tenants};
+use crate::gateway::{Common, Gateway, Parts, Tenants};
 use crate::http::{self, Tls};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
@@ -203,7 +205,7 @@ pub async fn build_with(
     })
     .await
     .context("read how far webhooks are worked off")?;
-    let gateway = Arc::new(Gateway::new(Parts {
+    let parts = Parts {
         store: store.clone(),
         documents,
         queue: queue.clone(),
@@ -211,11 +213,11 @@ pub async fn build_with(
         clock,
         lanes: lanes.clone(),
         works: settings.role != Role::Api,
-        backpressure: settings.backpressure,
-        tenants: Tenants::new(&settings.tenants),
+        common: Common::of(&settings),
         metrics: metrics.clone(),
         webhooks: webhooks.clone(),
-    }));
+    };
+    let gateway = Arc::new(Gateway::new(parts, Tenants::new(&settings.tenants)));
     // Before anything is submitted: what was paused stays paused.
     gateway.follow_course().await?;
     Ok(App {
@@ -287,10 +289,13 @@ impl App {
             ledgers_stop,
             ..
         } = self;
-        let drain = settings.shutdown.drain;
+        let ShutdownSettings { lame_duck, drain } = settings.shutdown;
         let steered = gateway.clone();
+        let leaving = gateway.clone();
         let stop = CancellationToken::new();
         let shown = metrics.clone();
+        // The lanes are first to go, so that other workers have them while this process still answers.
+        let stop_lanes = stop.child_token();
         let router = match settings.role {
             Role::All | Role::Api => {
                 http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
@@ -325,7 +330,7 @@ impl App {
         }
         let mut vital: Vec<_> = lanes
             .into_iter()
-            .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))
+            .map(|lane| tasks.spawn(lane.run(stop_lanes.clone(), drain)))
             .collect();
         vital.extend(
             relays
@@ -343,6 +348,11 @@ impl App {
             () = until => None,
             (ended, _, _) = select_all(&mut vital) => Some(ended),
         };
+        if early.is_none() && !lame_duck.is_zero() {
+            leaving.leave();
+            stop_lanes.cancel();
+            tokio::time::sleep(lame_duck).await;
+        }
         stop.cancel();
         failpoint::reached("stop-before-drain");
         // In order: the lanes settle what is in flight; then nobody has anything left to wait for; then the

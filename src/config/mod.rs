@@ -37,6 +37,7 @@ pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;
 pub use problem::{ConfigError, Origin, Problem};
 pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
+pub(crate) use schema::log_level as check_log_level;
 pub use secret::Secret;
 pub use server_url::ServerUrl;
 pub use settings::{

@@ -306,6 +306,8 @@ impl LogFormat {
 /// `[shutdown]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShutdownSettings {
+    /// How long it still serves, and says that it is not ready, after it was told to stop; zero stops serving at once.
+    pub lame_duck: Duration,
     /// How long open requests and submissions may take to finish; zero stops at once. Nothing accepted is
     /// lost either way.
     pub drain: Duration,
@@ -314,6 +316,7 @@ pub struct ShutdownSettings {
 impl Default for ShutdownSettings {
     fn default() -> Self {
         Self {
+            lame_duck: Duration::ZERO,
             drain: Duration::from_secs(20),
         }
     }

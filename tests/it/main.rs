@@ -60,6 +60,7 @@ mod proxy;
 mod query;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
+mod reload;
 mod restart;
 mod resume;
 mod rewound;
