@@ -28,6 +28,7 @@ use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
 use self::parts::{Opened, open_ledger, open_queue, open_store};
+use crate::archive::{Archivist, ArchivistParts};
 use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
@@ -65,6 +66,7 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
+    archivist: Option<Archivist>,
     control: Option<Control>,
     auth: Arc<Authenticator>,
     webhooks: Arc<Webhooks>,
@@ -171,12 +173,25 @@ pub async fn build_with(
             settings.ledgers.keys().map(relay).collect()
         }
     };
+    let archivist = settings.archive.clone().map(|archive| {
+        Archivist::new(ArchivistParts {
+            store: store.clone(),
+            // Whoever holds a folder has the store for itself.
+            shared: folder.is_none().then(|| documents.clone()),
+            clock: clock.clone(),
+            settings: archive,
+            retention: settings.retention,
+            show: http::show_archived,
+            metrics: metrics.archive(),
+        })
+    });
     let reconciler = Reconciler {
         audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
         hub: hub.clone(),
         clock: clock.clone(),
         retention: settings.retention,
+        archives: archivist.is_some(),
         metrics: metrics.clone(),
         lanes: lanes
             .iter()
@@ -225,6 +240,7 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
+        archivist,
         control,
         auth,
         webhooks,
@@ -274,6 +290,7 @@ impl App {
             lanes,
             relays,
             reconciler,
+            archivist,
             control,
             auth,
             webhooks,
@@ -325,6 +342,7 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.extend(archivist.map(|archivist| tasks.spawn(archivist.run(stop.clone()))));
         vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         if settings.role != Role::Api {

@@ -10,6 +10,7 @@ mod access;
 mod access_tenants;
 mod access_tokens;
 mod actions;
+mod archive;
 mod attempts;
 mod backpressure;
 mod backup;

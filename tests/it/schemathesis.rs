@@ -5,8 +5,7 @@
 //! says so.
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,53 +17,15 @@ use sluicegate::ledger::LedgerBackend;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::python::{self, run, said};
 use crate::support::scripted::Scripted;
 use crate::support::spawn;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis");
 
-async fn run(command: &mut Command) -> Output {
-    let shown = format!("{command:?}");
-    let output = command.kill_on_drop(true).output().await;
-    output.unwrap_or_else(|error| {
-        panic!("{shown}: {error}; this test needs python3 with venv (.ci/run installs it)")
-    })
-}
-
-/// Everything that a command has said.
-fn said(output: &Output) -> String {
-    let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    texts.concat()
-}
-
-/// The program, in a folder below `target`. Installed anew only if its version has changed.
-async fn install() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
-    let wanted = Path::new(FOLDER).join("requirements.txt");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-    let installed = folder.join("installed");
-    if read(&installed) != read(&wanted) {
-        let make = run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&folder))
-        .await;
-        assert!(make.status.success(), "{}", said(&make));
-        let words = [
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--requirement",
-        ];
-        let fetch = run(Command::new(folder.join("bin/pip")).args(words).arg(&wanted)).await;
-        assert!(fetch.status.success(), "{}", said(&fetch));
-        std::fs::copy(&wanted, installed).expect("noted");
-    }
-    folder.join("bin/schemathesis")
-}
-
 #[tokio::test]
 async fn the_api_is_what_its_document_says() {
-    let schemathesis = install().await;
+    let programs = python::install("schemathesis").await;
     let folder = tempfile::tempdir().expect("folder");
     let mut settings = super::worker::settings();
     settings.store = StoreSettings::embedded_at(folder.path().join("data"));
@@ -92,7 +53,7 @@ async fn the_api_is_what_its_document_says() {
         key["key"].as_str().expect("a token"),
     );
 
-    let output = run(Command::new(schemathesis)
+    let output = run(Command::new(programs.join("schemathesis"))
         .arg("--config-file")
         .arg(Path::new(FOLDER).join("schemathesis.toml"))
         .arg("run")

@@ -8,6 +8,7 @@ pub(crate) mod events;
 #[path = "../../support/devnet.rs"]
 pub(crate) mod fabric;
 pub(crate) mod node;
+pub(crate) mod python;
 pub(crate) mod raw;
 #[path = "../../support/receiver.rs"]
 pub(crate) mod receiver;

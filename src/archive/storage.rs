@@ -1,0 +1,251 @@
+//! The place of an archive, through `object_store`.
+//!
+//! A write is durable when it is answered: a file and its folders are synced, and a bucket says so by itself. It is there as
+//! a whole or not at all; a crash may leave a file whose name ends in `#` and a number, which nobody looks at.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+
+use super::ArchiveError;
+use super::name::ObjectName;
+use super::portion::{Portion, unpack};
+use crate::config::{ArchivePlace, ArchiveSettings, BucketSettings};
+
+/// Below the prefix: leaves room for others.
+const TRANSACTIONS: &str = "transactions";
+
+/// Written at the start, to see whether it can be.
+const PROBE: &str = "probe";
+
+/// One request to a bucket may take so long, and so long may it be tried.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_FOR: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Nothing that large was written here.
+const LARGEST: u64 = 1 << 30;
+
+/// A place for objects that can be used.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+    /// Has to be there: an archive is not begun anew because its disk is not.
+    folder: Option<PathBuf>,
+}
+
+impl Archive {
+    /// Looks at the settings; a folder has to be there, a bucket is not asked.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Away`].
+    pub fn open(settings: &ArchiveSettings) -> Result<Self, ArchiveError> {
+        match &settings.place {
+            ArchivePlace::Folder(folder) => {
+                if !folder.is_dir() {
+                    return Err(missing(folder));
+                }
+                let objects = LocalFileSystem::new_with_prefix(folder).map_err(away)?;
+                Ok(Self {
+                    objects: Arc::new(objects.with_fsync(true)),
+                    prefix: Path::default(),
+                    folder: Some(folder.clone()),
+                })
+            }
+            ArchivePlace::Bucket(bucket) => Ok(Self {
+                objects: Arc::new(self::bucket(bucket).build().map_err(away)?),
+                prefix: Path::from(bucket.prefix.as_str()),
+                folder: None,
+            }),
+        }
+    }
+
+    /// In memory, or broken on purpose.
+    #[cfg(test)]
+    pub(super) fn of(objects: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            objects,
+            prefix: Path::from("some/where"),
+            folder: None,
+        }
+    }
+
+    /// Writes something small and reads it back: whether the settings, the way there and its rights are right.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub(super) async fn probe(&self) -> Result<(), ArchiveError> {
+        const WORDS: &[u8] = b"sluicegate writes this to see whether it can\n";
+        self.is_there().await?;
+        let path = self.prefix.clone().join(PROBE);
+        self.objects.put(&path, WORDS.into()).await.map_err(away)?;
+        let read = self.objects.get(&path).await.map_err(away)?.bytes().await;
+        match *read.map_err(away)? == *WORDS {
+            true => Ok(()),
+            false => Err(ArchiveError::Damaged(format!(
+                "{path} does not hold what was written"
+            ))),
+        }
+    }
+
+    /// Writes an object. It may be there already: then it is the same.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Away`]; it may be written all the same.
+    pub(super) async fn put(&self, portion: &Portion) -> Result<(), ArchiveError> {
+        self.is_there().await?;
+        let path = self.path(&portion.name);
+        let put = self.objects.put(&path, portion.payload.clone()).await;
+        put.map(drop).map_err(away)
+    }
+
+    /// Reads an object back and compares it with its name, byte by byte and record by record.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub(super) async fn verify(&self, name: &ObjectName) -> Result<(), ArchiveError> {
+        let bytes = self.read(&self.path(name)).await?;
+        let name = name.clone();
+        let unpacked = tokio::task::spawn_blocking(move || unpack(&name, &bytes, &mut |_| Ok(true)));
+        let ended = unpacked.await;
+        ended
+            .map_err(|error| ArchiveError::Damaged(error.to_string()))?
+            .map(drop)
+    }
+
+    /// The bytes of an object.
+    pub(super) async fn read(
+        &self,
+        path: &Path,
+    ) -> Result<impl std::ops::Deref<Target = [u8]> + Send + 'static, ArchiveError> {
+        let found = self.objects.get(path).await.map_err(away)?;
+        if found.meta.size > LARGEST {
+            let size = found.meta.size;
+            return Err(ArchiveError::Damaged(format!(
+                "it has {size} bytes, more than any that was written"
+            )));
+        }
+        found.bytes().await.map_err(away)
+    }
+
+    /// All objects, those of one day at a time, in the order of their first ids.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Away`].
+    pub(super) async fn walk(&self) -> Result<Walk<'_>, ArchiveError> {
+        self.is_there().await?;
+        Ok(Walk {
+            archive: self,
+            ahead: vec![self.prefix.clone().join(TRANSACTIONS)],
+        })
+    }
+
+    fn path(&self, name: &ObjectName) -> Path {
+        let day = name.day();
+        let folders = self.prefix.clone().join(TRANSACTIONS);
+        let day = day.split('/').fold(folders, |path, part| path.join(part));
+        day.join(name.to_string())
+    }
+
+    async fn is_there(&self) -> Result<(), ArchiveError> {
+        match &self.folder {
+            Some(folder)
+                if !tokio::fs::metadata(folder)
+                    .await
+                    .is_ok_and(|found| found.is_dir()) =>
+            {
+                Err(missing(folder))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn missing(folder: &std::path::Path) -> ArchiveError {
+    let shown = folder.display();
+    ArchiveError::Away(format!(
+        "there is no folder {shown}: make it, or mount its disk (archive.url)"
+    ))
+}
+
+fn away(error: object_store::Error) -> ArchiveError {
+    ArchiveError::Away(error.to_string())
+}
+
+fn bucket(settings: &BucketSettings) -> AmazonS3Builder {
+    let client = ClientOptions::new()
+        .with_timeout(TIMEOUT)
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_allow_http(settings.allow_http);
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&settings.bucket)
+        .with_client_options(client)
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: 2,
+            retry_timeout: RETRY_FOR,
+        });
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(credentials) = &settings.credentials {
+        builder = builder
+            .with_access_key_id(&credentials.key_id)
+            .with_secret_access_key(credentials.secret.expose());
+        // One of the environment belongs to another key.
+        let token = credentials.token.as_ref().map_or("", |token| token.expose());
+        builder = builder.with_token(token);
+    }
+    builder
+}
+
+/// A way through an archive.
+pub(super) struct Walk<'a> {
+    archive: &'a Archive,
+    /// Folders not looked into yet, the next one last.
+    ahead: Vec<Path>,
+}
+
+/// An object that was found.
+pub(super) struct Entry {
+    pub(super) path: Path,
+    pub(super) name: ObjectName,
+}
+
+impl Walk<'_> {
+    /// The next objects; `None` if there are no more. What has another name is passed over.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Away`].
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Entry>>, ArchiveError> {
+        while let Some(folder) = self.ahead.pop() {
+            let listed = self.archive.objects.list_with_delimiter(Some(&folder)).await;
+            let listed = listed.map_err(away)?;
+            let mut below = listed.common_prefixes;
+            below.sort_by(|one, other| other.cmp(one));
+            self.ahead.extend(below);
+            let entry = |meta: object_store::ObjectMeta| {
+                let name = ObjectName::parse(meta.location.filename()?)?;
+                Some(Entry {
+                    path: meta.location,
+                    name,
+                })
+            };
+            let mut entries: Vec<_> = listed.objects.into_iter().filter_map(entry).collect();
+            if !entries.is_empty() {
+                entries.sort_by(|one, other| one.path.cmp(&other.path));
+                return Ok(Some(entries));
+            }
+        }
+        Ok(None)
+    }
+}
