@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::portion::{Portion, pack};
+use super::portion::pack;
 use super::storage::Archive;
 use super::turn::Turn;
 use super::{ArchiveError, Show};
@@ -167,10 +167,9 @@ impl Archivist {
         let packing = records.clone();
         let packed = tokio::task::spawn_blocking(move || pack(packing.iter().collect(), show)).await;
         let packed = packed.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-        let Some(Portion { name, payload }) = packed? else {
+        let Some(portion) = packed? else {
             return Ok(0);
         };
-        let portion = Portion { name, payload };
         archive.put(&portion).await?;
         failpoint::reached("archive-before-verify");
         archive.verify(&portion.name).await?;

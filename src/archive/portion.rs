@@ -32,8 +32,7 @@ pub(super) fn pack(mut records: Vec<&Transaction>, show: Show) -> Result<Option<
         packer.include_checksum(true)?;
         for tx in &records {
             let json = show(tx)?;
-            // Arguments are kept as they were written, and that may have been on several lines. Within JSON a line can end
-            // only where a space may stand as well.
+            // A ledger may answer on several lines. Within JSON a line can end only where a space may stand as well.
             let line = json.get().replace(['\n', '\r'], " ");
             packer.write_all(line.as_bytes())?;
             packer.write_all(b"\n")?;

@@ -1,6 +1,6 @@
 //! Finding records in an archive, and looking whether it is whole.
 //!
-//! One object at a time is in memory, compressed, and one of its records. A record that is in two objects is told once:
+//! One object at a time is in memory, compressed, with one of its records, and the names of those of a month. A record that is in two objects is told once:
 //! objects come in the order of their first ids, so an id below the next one's first cannot come again and is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::ArchiveError;
 use super::name::ObjectName;
@@ -134,7 +135,7 @@ impl Archive {
         found.bytes().await.map_err(away)
     }
 
-    /// All objects, those of one day at a time, in the order of their first ids.
+    /// All objects, those of one month at a time, in the order of their first ids.
     ///
     /// # Errors
     /// [`ArchiveError::Away`].
@@ -142,7 +143,7 @@ impl Archive {
         self.is_there().await?;
         Ok(Walk {
             archive: self,
-            ahead: vec![self.prefix.clone().join(TRANSACTIONS)],
+            ahead: vec![(self.prefix.clone().join(TRANSACTIONS), 0)],
         })
     }
 
@@ -183,37 +184,41 @@ fn bucket(settings: &BucketSettings) -> AmazonS3Builder {
         .with_timeout(TIMEOUT)
         .with_connect_timeout(CONNECT_TIMEOUT)
         .with_allow_http(settings.allow_http);
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(&settings.bucket)
-        .with_client_options(client)
-        .with_retry(RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: 2,
-            retry_timeout: RETRY_FOR,
-        });
+    // Of the variables nothing is mixed with a key that is set here: they may hold the token of another one.
+    let mut builder = match &settings.credentials {
+        None => AmazonS3Builder::from_env(),
+        Some(key) => AmazonS3Builder::new()
+            .with_access_key_id(&key.key_id)
+            .with_secret_access_key(key.secret.expose()),
+    };
+    if let Some(token) = settings.credentials.as_ref().and_then(|key| key.token.as_ref()) {
+        builder = builder.with_token(token.expose());
+    }
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
     if let Some(region) = &settings.region {
         builder = builder.with_region(region);
     }
-    if let Some(credentials) = &settings.credentials {
-        builder = builder
-            .with_access_key_id(&credentials.key_id)
-            .with_secret_access_key(credentials.secret.expose());
-        // One of the environment belongs to another key.
-        let token = credentials.token.as_ref().map_or("", |token| token.expose());
-        builder = builder.with_token(token);
-    }
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: 2,
+        retry_timeout: RETRY_FOR,
+    };
     builder
+        .with_bucket_name(&settings.bucket)
+        .with_client_options(client)
+        .with_retry(retry)
 }
 
 /// A way through an archive.
 pub(super) struct Walk<'a> {
     archive: &'a Archive,
-    /// Folders not looked into yet, the next one last.
-    ahead: Vec<Path>,
+    /// Folders not looked into yet, the next one last: that of all years, those of a year, those of a month.
+    ahead: Vec<(Path, usize)>,
 }
+
+const MONTH: usize = 2;
 
 /// An object that was found.
 pub(super) struct Entry {
@@ -222,25 +227,34 @@ pub(super) struct Entry {
 }
 
 impl Walk<'_> {
-    /// The next objects; `None` if there are no more. What has another name is passed over.
+    /// The next objects, those of a month; `None` if there are no more. What has another name is passed over.
     ///
     /// # Errors
     /// [`ArchiveError::Away`].
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Entry>>, ArchiveError> {
-        while let Some(folder) = self.ahead.pop() {
-            let listed = self.archive.objects.list_with_delimiter(Some(&folder)).await;
-            let listed = listed.map_err(away)?;
-            let mut below = listed.common_prefixes;
-            below.sort_by(|one, other| other.cmp(one));
-            self.ahead.extend(below);
-            let entry = |meta: object_store::ObjectMeta| {
+        let objects = &self.archive.objects;
+        while let Some((folder, depth)) = self.ahead.pop() {
+            if depth < MONTH {
+                let mut below = objects
+                    .list_with_delimiter(Some(&folder))
+                    .await
+                    .map_err(away)?
+                    .common_prefixes;
+                below.sort_by(|one, other| other.cmp(one));
+                self.ahead
+                    .extend(below.into_iter().map(|folder| (folder, depth + 1)));
+                continue;
+            }
+            // All days at once: a request for each of them would take long.
+            let found: Vec<_> = objects.list(Some(&folder)).try_collect().await.map_err(away)?;
+            let entry = |meta: ObjectMeta| {
                 let name = ObjectName::parse(meta.location.filename()?)?;
                 Some(Entry {
                     path: meta.location,
                     name,
                 })
             };
-            let mut entries: Vec<_> = listed.objects.into_iter().filter_map(entry).collect();
+            let mut entries: Vec<_> = found.into_iter().filter_map(entry).collect();
             if !entries.is_empty() {
                 entries.sort_by(|one, other| one.path.cmp(&other.path));
                 return Ok(Some(entries));

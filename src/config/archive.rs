@@ -47,7 +47,7 @@ pub struct BucketSettings {
     pub prefix: String,
     /// Where it is, if not at AWS.
     pub endpoint: Option<String>,
-    /// The region; `None` leaves it to `AWS_REGION`, or is us-east-1.
+    /// The region; `None` is us-east-1, or what the `AWS_` variables say if the key is left to them.
     pub region: Option<String>,
     /// What opens it; `None` leaves it to the `AWS_` variables, then to the role of this machine.
     pub credentials: Option<BucketCredentials>,
@@ -180,7 +180,9 @@ fn target(text: &str) -> Result<Target, String> {
             let prefix = url.path().trim_matches('/').to_owned();
             match prefix.is_empty() || prefix.split('/').all(is_name) {
                 true => Ok(Target::Bucket { bucket, prefix }),
-                false => Err("has a prefix with other signs than a-z, A-Z, 0-9, -, _, . and =".to_owned()),
+                false => {
+                    Err("has a prefix with characters other than a-z, A-Z, 0-9, -, _, . and =".to_owned())
+                }
             }
         }
         scheme => Err(format!("starts with {}", quoted(&format!("{scheme}:")))),

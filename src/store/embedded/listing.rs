@@ -163,6 +163,9 @@ fn settled(
     before: Timestamp,
     visit: &mut dyn FnMut(Transaction, usize) -> bool,
 ) -> Result<(), StoreError> {
+    if status == Status::Pending {
+        return Ok(());
+    }
     for ledger in ledgers {
         let mut ids = Vec::new();
         // Accepted before it was settled: nothing newer than `before` can qualify.
