@@ -129,7 +129,6 @@ pub async fn search(
                 continue;
             }
             told = told.split_off(&entry.name.first);
-            let mut failed = None;
             let read = archive.read(&entry.path).await;
             let looked = read.and_then(|bytes| {
                 unpack(&entry.name, &bytes, &mut |text| {
@@ -137,23 +136,18 @@ pub async fn search(
                     if !query.matches(&line) || !told.insert(line.id) {
                         return Ok(true);
                     }
-                    Ok(tell(Found::Record(text)).unwrap_or_else(|error| {
-                        failed = Some(error);
-                        false
-                    }))
+                    Ok(tell(Found::Record(text))?)
                 })
             });
-            if let Some(error) = failed {
-                return Err(error.into());
-            }
             match looked {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error) => {
-                    if !tell(Found::Damaged(entry.path.as_ref(), &error.to_string()))? {
+                Err(ArchiveError::Damaged(what)) => {
+                    if !tell(Found::Damaged(entry.path.as_ref(), &what))? {
                         return Ok(());
                     }
                 }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -194,11 +188,12 @@ pub async fn verify(
                     objects += 1;
                     records += name.count as u64;
                 }
-                Err(error) => {
-                    if !tell(Found::Damaged(entry.path.as_ref(), &error.to_string()))? {
+                Err(ArchiveError::Damaged(what)) => {
+                    if !tell(Found::Damaged(entry.path.as_ref(), &what))? {
                         return Ok((objects, records));
                     }
                 }
+                Err(error) => return Err(error),
             }
         }
     }

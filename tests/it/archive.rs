@@ -105,11 +105,13 @@ impl Gateway {
     async fn six(&self) -> Vec<Value> {
         let mut all = Vec::new();
         for number in 0..6 {
-            let mut body = add("hits", 1);
+            let mut body = match number {
+                5 => {
+                    json!({"ledger": "main", "contract": "basic", "function": "ReadAsset", "args": ["none"]})
+                }
+                _ => add("hits", 1),
+            };
             body["metadata"] = json!({"order": number.to_string()});
-            if number == 5 {
-                body["function"] = "Nothing".into();
-            }
             let (_, text) = self
                 .request("POST", "/v1/transactions", &format!("key-{number}"), &body)
                 .await;
