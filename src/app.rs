@@ -27,8 +27,8 @@ pub use self::backup::read_backup;
 use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
-use self::parts::{Opened, open_ledger, open_queue, open_store};
-use crate::archive::{Archivist, ArchivistParts};
+use self::parts::{Opened, new_archivist, open_ledger, open_queue, open_store};
+use crate::archive::Archivist;
 use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
@@ -173,18 +173,9 @@ pub async fn build_with(
             settings.ledgers.keys().map(relay).collect()
         }
     };
-    let archivist = settings.archive.clone().map(|archive| {
-        Archivist::new(ArchivistParts {
-            store: store.clone(),
-            // Whoever holds a folder has the store for itself.
-            shared: folder.is_none().then(|| documents.clone()),
-            clock: clock.clone(),
-            settings: archive,
-            retention: settings.retention,
-            show: http::show_archived,
-            metrics: metrics.archive(),
-        })
-    });
+    // Whoever holds a folder has the store for itself.
+    let shared = folder.is_none().then(|| documents.clone());
+    let archivist = new_archivist(&settings, &store, shared, &clock, &metrics);
     let reconciler = Reconciler {
         audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
