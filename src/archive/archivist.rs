@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::portion::pack;
 use super::storage::Archive;
 use super::turn::Turn;
-use super::{ArchiveError, Show};
+use super::{ArchiveError, Show, blocking};
 use crate::clock::Clock;
 use crate::config::{ArchiveSettings, RetentionSettings};
 use crate::domain::{Status, Timestamp, Transaction};
@@ -32,6 +32,9 @@ const PORTION: usize = 2_000;
 /// So many are removed in one commit, which others wait for; then they have a moment for themselves.
 const REMOVE_AT_ONCE: usize = 200;
 const BREATH: Duration = Duration::from_millis(20);
+
+/// A step takes less, unless a disk that is mounted from elsewhere hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What an archivist works with.
 pub struct ArchivistParts {
@@ -127,8 +130,9 @@ impl Archivist {
             Some(archive) => archive.clone(),
             None => {
                 // Better known at the start than when the first record is due.
-                let archive = Archive::open(&self.parts.settings)?;
-                archive.probe().await?;
+                let settings = self.parts.settings.clone();
+                let archive = in_time(blocking(move || Archive::open(&settings))).await?;
+                in_time(archive.probe()).await?;
                 self.archive.insert(archive).clone()
             }
         };
@@ -165,14 +169,12 @@ impl Archivist {
         let records: Arc<[Transaction]> = store.settled_before(status, before, PORTION).await?.into();
         failpoint::reached("archive-before-put");
         let packing = records.clone();
-        let packed = tokio::task::spawn_blocking(move || pack(packing.iter().collect(), show)).await;
-        let packed = packed.map_err(|error| ArchiveError::Damaged(error.to_string()))?;
-        let Some(portion) = packed? else {
+        let Some(portion) = blocking(move || pack(packing.iter().collect(), show)).await? else {
             return Ok(0);
         };
-        archive.put(&portion).await?;
+        in_time(archive.put(&portion)).await?;
         failpoint::reached("archive-before-verify");
-        archive.verify(&portion.name).await?;
+        in_time(archive.verify(&portion.name)).await?;
         failpoint::reached("archive-before-remove");
         self.parts.metrics.objects.increment(1);
         let mut removed = 0;
@@ -183,4 +185,10 @@ impl Archivist {
         self.parts.metrics.records.increment(removed as u64);
         Ok(removed)
     }
+}
+
+/// The end of a step, if it comes.
+async fn in_time<T>(step: impl Future<Output = Result<T, ArchiveError>>) -> Result<T, ArchiveError> {
+    let late = |_| ArchiveError::Away(format!("the archive did not answer in {PATIENCE:?}"));
+    tokio::time::timeout(PATIENCE, step).await.map_err(late)?
 }

@@ -49,3 +49,11 @@ pub enum ArchiveError {
     #[error(transparent)]
     Told(#[from] io::Error),
 }
+
+/// Does what takes a while on a thread where nobody waits for anything else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArchiveError> + Send + 'static,
+) -> Result<T, ArchiveError> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.map_err(|error| ArchiveError::Damaged(format!("a step failed: {error}")))?
+}

@@ -13,9 +13,9 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
-use super::ArchiveError;
 use super::name::ObjectName;
 use super::portion::{Portion, unpack};
+use super::{ArchiveError, blocking};
 use crate::config::{ArchivePlace, ArchiveSettings, BucketSettings};
 
 /// Below the prefix: leaves room for others.
@@ -113,11 +113,8 @@ impl Archive {
     pub(super) async fn verify(&self, name: &ObjectName) -> Result<(), ArchiveError> {
         let bytes = self.read(&self.path(name)).await?;
         let name = name.clone();
-        let unpacked = tokio::task::spawn_blocking(move || unpack(&name, &bytes, &mut |_| Ok(true)));
-        let ended = unpacked.await;
-        ended
-            .map_err(|error| ArchiveError::Damaged(error.to_string()))?
-            .map(drop)
+        let unpacked = blocking(move || unpack(&name, &bytes, &mut |_| Ok(true)));
+        unpacked.await.map(drop)
     }
 
     /// The bytes of an object.
