@@ -28,8 +28,9 @@ pub use self::backup::read_backup;
 use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
-use self::parts::{Opened, open_ledger, open_queue, open_store};
+use self::parts::{Opened, new_archivist, open_ledger, open_queue, open_store};
 pub use self::reload::Reloads;
+use crate::archive::Archivist;
 use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
@@ -67,6 +68,7 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
+    archivist: Option<Archivist>,
     control: Option<Control>,
     auth: Arc<Authenticator>,
     webhooks: Arc<Webhooks>,
@@ -176,12 +178,16 @@ pub async fn build_with(
             settings.ledgers.keys().map(relay).collect()
         }
     };
+    // Whoever holds a folder has the store for itself.
+    let shared = folder.is_none().then(|| documents.clone());
+    let archivist = new_archivist(&settings, &store, shared, &clock, &metrics);
     let reconciler = Reconciler {
         audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
         hub: hub.clone(),
         clock: clock.clone(),
         retention: settings.retention,
+        archives: archivist.is_some(),
         metrics: metrics.clone(),
         lanes: lanes
             .iter()
@@ -230,6 +236,7 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
+        archivist,
         control,
         auth,
         webhooks,
@@ -279,6 +286,7 @@ impl App {
             lanes,
             relays,
             reconciler,
+            archivist,
             control,
             auth,
             webhooks,
@@ -338,6 +346,7 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.extend(archivist.map(|archivist| tasks.spawn(archivist.run(stop.clone()))));
         vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         if settings.role != Role::Api {

@@ -8,6 +8,7 @@
 //! `tree` holds what was written and where, `reader` takes it apart key by key, `schema` lists the keys.
 
 mod access;
+mod archive;
 mod fabric;
 #[cfg(test)]
 mod fabric_tests;
@@ -32,6 +33,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use access::{AuthSettings, JwksSource, JwtSettings, TenantRate, TenantSettings, TlsSettings};
+pub use archive::{ArchivePlace, ArchiveSettings, BucketCredentials, BucketSettings};
 pub(crate) use fabric::is_chaincode_name;
 pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;

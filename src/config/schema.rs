@@ -20,7 +20,7 @@ use super::settings::{
     WorkerSettings,
 };
 use super::tree::Table;
-use super::{access, fabric, postgres, rabbitmq, webhooks};
+use super::{access, archive, fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -37,6 +37,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
+        archive: archive::read(root.section("archive")),
         webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),

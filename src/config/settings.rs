@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{AuthSettings, TenantSettings, TlsSettings};
+use super::archive::ArchiveSettings;
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub backpressure: BackpressureSettings,
     /// How long settled records are kept.
     pub retention: RetentionSettings,
+    /// Where records go before retention removes them, if they are to be kept.
+    pub archive: Option<ArchiveSettings>,
     /// How callers are told what became of their transactions.
     pub webhooks: WebhookSettings,
     /// What is logged, and how.
@@ -84,6 +87,7 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
             retention: RetentionSettings::default(),
+            archive: None,
             webhooks: WebhookSettings::default(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),

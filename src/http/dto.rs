@@ -213,6 +213,28 @@ pub fn show(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
     serde_json::value::to_raw_value(&TransactionView::from(tx))
 }
 
+/// A transaction as it stands in an archive: as the API shows it, with its idempotency key and the attempts that are
+/// remembered.
+#[derive(Serialize)]
+struct ArchivedView<'a> {
+    #[serde(flatten)]
+    transaction: TransactionView<'a>,
+    idempotency_key: Option<&'a str>,
+    history: Vec<AttemptView<'a>>,
+}
+
+/// A transaction as it is archived.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn show_archived(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&ArchivedView {
+        transaction: TransactionView::from(tx),
+        idempotency_key: tx.idempotency.as_ref().map(|(key, _)| key.as_str()),
+        history: tx.history.iter().map(AttemptView::from).collect(),
+    })
+}
+
 /// One page of transactions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TransactionPage)]

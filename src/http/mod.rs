@@ -56,7 +56,7 @@ use crate::share::Places;
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Webhooks;
 
-pub use dto::show;
+pub use dto::{show, show_archived};
 pub use error::Code;
 pub use server::serve;
 pub use tls::{Tls, TlsError};

@@ -11,6 +11,7 @@ mod access_tenants;
 mod access_tokens;
 mod actions;
 mod adaptive;
+mod archive;
 mod attempts;
 mod backpressure;
 mod backup;
