@@ -1,7 +1,7 @@
 //! The only place where concrete types meet: picks store, queue and ledgers, owns the tasks and their end.
 //!
-//! Shutdown has an order: stop taking requests and deliveries, let requests and submissions under way finish
-//! within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
+//! Shutdown has an order: say so to those who share out requests and hand over the lanes (the lame duck's time), stop
+//! taking requests, let requests and submissions under way finish within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
 //! equally good end, only less polite.
 
 pub mod alone;
@@ -10,6 +10,7 @@ mod control;
 pub mod devnet;
 mod keys;
 mod parts;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,14 +28,16 @@ pub use self::backup::read_backup;
 use self::backup::{Backups, check_identities};
 use self::control::Control;
 pub use self::keys::{KeyAnswer, KeyOrder, manage_keys};
-use self::parts::{Opened, open_ledger, open_queue, open_store};
+use self::parts::{Opened, new_archivist, open_ledger, open_queue, open_store};
+pub use self::reload::Reloads;
+use crate::archive::Archivist;
 use crate::audit::Audit;
 use crate::auth::{Authenticator, Keys};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{QueueSettings, Role, Settings};
+use crate::config::{QueueSettings, Role, Settings, ShutdownSettings};
 use crate::domain::LedgerName;
 use crate::failpoint;
-use crate::gateway::{Gateway, Parts, Tenants};
+use crate::gateway::{Common, Gateway, Parts, Tenants};
 use crate::http::{self, Tls};
 use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
@@ -65,6 +68,7 @@ pub struct App {
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
+    archivist: Option<Archivist>,
     control: Option<Control>,
     auth: Arc<Authenticator>,
     webhooks: Arc<Webhooks>,
@@ -174,12 +178,16 @@ pub async fn build_with(
             settings.ledgers.keys().map(relay).collect()
         }
     };
+    // Whoever holds a folder has the store for itself.
+    let shared = folder.is_none().then(|| documents.clone());
+    let archivist = new_archivist(&settings, &store, shared, &clock, &metrics);
     let reconciler = Reconciler {
         audit: Audit::new(documents.clone(), clock.clone()),
         store: store.clone(),
         hub: hub.clone(),
         clock: clock.clone(),
         retention: settings.retention,
+        archives: archivist.is_some(),
         metrics: metrics.clone(),
         lanes: lanes
             .iter()
@@ -203,7 +211,7 @@ pub async fn build_with(
     })
     .await
     .context("read how far webhooks are worked off")?;
-    let gateway = Arc::new(Gateway::new(Parts {
+    let parts = Parts {
         store: store.clone(),
         documents,
         queue: queue.clone(),
@@ -211,11 +219,11 @@ pub async fn build_with(
         clock,
         lanes: lanes.clone(),
         works: settings.role != Role::Api,
-        backpressure: settings.backpressure,
-        tenants: Tenants::new(&settings.tenants),
+        common: Common::of(&settings),
         metrics: metrics.clone(),
         webhooks: webhooks.clone(),
-    }));
+    };
+    let gateway = Arc::new(Gateway::new(parts, Tenants::new(&settings.tenants)));
     // Before anything is submitted: what was paused stays paused.
     gateway.follow_course().await?;
     Ok(App {
@@ -228,6 +236,7 @@ pub async fn build_with(
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
+        archivist,
         control,
         auth,
         webhooks,
@@ -277,6 +286,7 @@ impl App {
             lanes,
             relays,
             reconciler,
+            archivist,
             control,
             auth,
             webhooks,
@@ -287,10 +297,13 @@ impl App {
             ledgers_stop,
             ..
         } = self;
-        let drain = settings.shutdown.drain;
+        let ShutdownSettings { lame_duck, drain } = settings.shutdown;
         let steered = gateway.clone();
+        let leaving = gateway.clone();
         let stop = CancellationToken::new();
         let shown = metrics.clone();
+        // The lanes are first to go, so that other workers have them while this process still answers.
+        let stop_lanes = stop.child_token();
         let router = match settings.role {
             Role::All | Role::Api => {
                 http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
@@ -325,7 +338,7 @@ impl App {
         }
         let mut vital: Vec<_> = lanes
             .into_iter()
-            .map(|lane| tasks.spawn(lane.run(stop.clone(), drain)))
+            .map(|lane| tasks.spawn(lane.run(stop_lanes.clone(), drain)))
             .collect();
         vital.extend(
             relays
@@ -333,6 +346,7 @@ impl App {
                 .map(|relay| tasks.spawn(relay.run(stop.clone()))),
         );
         vital.push(tasks.spawn(reconciler.run(stop.clone())));
+        vital.extend(archivist.map(|archivist| tasks.spawn(archivist.run(stop.clone()))));
         vital.extend(control.map(|control| tasks.spawn(control.serve(tasks.clone(), stop.clone()))));
         vital.push(tasks.spawn(follow_course(steered, stop.clone())));
         if settings.role != Role::Api {
@@ -343,6 +357,11 @@ impl App {
             () = until => None,
             (ended, _, _) = select_all(&mut vital) => Some(ended),
         };
+        if early.is_none() && !lame_duck.is_zero() {
+            leaving.leave();
+            stop_lanes.cancel();
+            tokio::time::sleep(lame_duck).await;
+        }
         stop.cancel();
         failpoint::reached("stop-before-drain");
         // In order: the lanes settle what is in flight; then nobody has anything left to wait for; then the

@@ -8,7 +8,7 @@
 //! The end is SIGKILL: nothing is unwound, flushed or said. `tests/cluster/matrix.rs` does it at every one.
 
 /// Every gap with what has happened before it and what has not, in the order of the journey.
-pub const ALL: [(&str, &str); 38] = [
+pub const ALL: [(&str, &str); 41] = [
     ("accept-before-store", "a request is good; nothing is stored"),
     (
         "store-before-commit",
@@ -111,6 +111,18 @@ pub const ALL: [(&str, &str); 38] = [
     ),
     ("prune-before-store", "retention is due; nothing is removed"),
     ("prune-after-store", "old records are removed"),
+    (
+        "archive-before-put",
+        "a portion of old records is read; the archive has nothing of it",
+    ),
+    (
+        "archive-before-verify",
+        "the archive has the portion; nobody has looked whether it is right",
+    ),
+    (
+        "archive-before-remove",
+        "the portion was read back and is right; the store still has it, too",
+    ),
     (
         "stop-before-drain",
         "the process was told to stop; what is under way goes on",

@@ -17,11 +17,12 @@
 //! 6. The new state is stored, and whoever waits is told through [`notify`]; who wants to be told elsewhere, by
 //!    [`webhooks`].
 //!
-//! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention. [`audit`] remembers what operators did. [`app`] puts it all together;
+//! With a broker, [`relay`] announces there what the store says is due. [`reconciler`] does what nobody asks for: deadlines and retention; what retention removes, [`archive`] can keep. [`audit`] remembers what operators did. [`app`] puts it all together;
 //! [`config`] says how; [`cli`] is the command line. [`devnet`] is a ledger to develop against, a process of its own. `docs/ARCHITECTURE.md` has the same walk with the
 //! invariants and the tests that defend them.
 
 pub mod app;
+pub mod archive;
 pub mod audit;
 pub mod auth;
 pub mod cli;

@@ -1,7 +1,8 @@
 //! Background care: what no request and no delivery would get to.
 //!
 //! - Transactions whose deadline passes while they wait in a long backlog fail as expired on time.
-//! - Settled records, entries of the audit log, and the order in which records changed are removed when retention says so.
+//! - Settled records, entries of the audit log, and the order in which records changed are removed when retention says so;
+//!   records not, if [`crate::archive`] does it.
 //! - Metric samples are folded, and the points of each lane's history taken.
 //!
 //! Each round starts from what the store says, so a crash, or a round that failed, needs no repair.
@@ -43,6 +44,8 @@ pub struct Reconciler {
     pub clock: Arc<dyn Clock>,
     /// How long settled records are kept.
     pub retention: RetentionSettings,
+    /// Whether somebody archives records, and removes them then.
+    pub archives: bool,
     /// What is counted.
     pub metrics: Metrics,
     /// What is counted for each ledger.
@@ -102,7 +105,9 @@ impl Reconciler {
                 (Status::Failed, self.retention.failed),
             ];
             for (status, keep) in kept {
-                if let Some(keep) = keep {
+                if let Some(keep) = keep
+                    && !self.archives
+                {
                     let before = self.clock.now().minus(keep);
                     while self.prune(status, before).await? == PRUNE_AT_ONCE {}
                 }
@@ -191,6 +196,7 @@ mod tests {
                 events: Duration::from_secs(3_600),
                 deliveries: None,
             },
+            archives: false,
             metrics,
             lanes: BTreeMap::new(),
         };

@@ -1,4 +1,4 @@
-//! Opens what the configuration names: the store, the queue, the ledgers.
+//! Opens what the configuration names: the store, the queue, the ledgers, the archive.
 
 use std::sync::Arc;
 
@@ -7,9 +7,11 @@ use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::archive::{Archivist, ArchivistParts};
 use crate::clock::Clock;
 use crate::config::{BackendSettings, LedgerSettings, QueueSettings, Settings, StoreSettings};
 use crate::domain::{LedgerName, Timestamp};
+use crate::http;
 use crate::kv;
 use crate::ledger::LedgerBackend;
 use crate::ledger::fabric::FabricLedger;
@@ -134,4 +136,24 @@ pub(super) fn open_ledger(
             Ok(Arc::new(ledger))
         }
     }
+}
+
+/// What moves old records to the archive, if there is one; `shared` if other processes may use the store.
+pub(super) fn new_archivist(
+    settings: &Settings,
+    store: &Arc<dyn TransactionStore>,
+    shared: Option<Arc<dyn DocumentStore>>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Option<Archivist> {
+    let archive = settings.archive.clone()?;
+    Some(Archivist::new(ArchivistParts {
+        store: store.clone(),
+        shared,
+        clock: clock.clone(),
+        settings: archive,
+        retention: settings.retention,
+        show: http::show_archived,
+        metrics: metrics.archive(),
+    }))
 }

@@ -1,10 +1,11 @@
 //! The command line: what can be typed, and which file does it.
 //!
-//! `serve`, `check-config`, `store`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
+//! `serve`, `check-config`, `store`, `archive`, `backup`, `restore` and `migrate` work on this machine's configuration; `devnet`
 //! is a ledger to try them with; `bench` measures; `openapi` describes the HTTP API; `submit`, `get`, `list` and `ready` are a client of the HTTP API and need nothing but
 //! its address.
 
 mod answer;
+mod archive;
 mod backup;
 mod bench;
 mod bulk;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use archive::ArchiveArgs;
 pub use backup::BackupArgs;
 pub use bench::BenchArgs;
 pub use devnet::DevnetArgs;
@@ -81,6 +83,7 @@ enum Command {
     Ready(ReadyArgs),
     Store(StoreArgs),
     Keys(KeysArgs),
+    Archive(ArchiveArgs),
     Backup(BackupArgs),
     Restore(RestoreArgs),
     Devnet(DevnetArgs),
@@ -140,6 +143,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ready(args) => ready::run(args).await,
         Command::Store(args) => store::run(&args),
         Command::Keys(args) => keys::run(args).await,
+        Command::Archive(args) => archive::run(args).await,
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Devnet(args) => devnet::run(args).await,

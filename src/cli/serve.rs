@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, print};
+use crate::app::Reloads;
 use crate::config::{self, BackendSettings, QueueSettings, Role, Settings, StoreSettings};
 use crate::{app, telemetry};
 
@@ -16,7 +17,7 @@ use crate::{app, telemetry};
 ///
 /// Accepts transactions over HTTP, keeps them safe and brings them to their ledgers. SIGTERM or Ctrl-C stops
 /// it in an orderly way: open requests are answered, submissions under way may finish
-/// (shutdown.drain_seconds), and what remains goes on after the next start.
+/// (shutdown.drain_seconds), and what remains goes on after the next start. SIGHUP makes it read its configuration again.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sluicegate serve
@@ -56,11 +57,13 @@ impl From<RoleArg> for Role {
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut settings = config::load(args.config.config.as_deref())?.settings;
-    if let Some(listen) = args.listen {
-        settings.http.listen = listen;
-    }
-    settings.role = args.role.into();
+    let file = args.config.config;
+    let loaded = config::load(file.as_deref())?;
+    let (listen, role) = (args.listen, Role::from(args.role));
+    let (mut reloads, settings) = Reloads::new(file, loaded, move |settings| {
+        settings.http.listen = listen.unwrap_or(settings.http.listen);
+        settings.role = role;
+    });
     if settings.role != Role::All && matches!(settings.store, StoreSettings::Embedded(_)) {
         anyhow::bail!(
             "--role {} needs others to do the rest, and an embedded store belongs to one process: set store.kind = \"postgres\", or leave --role out",
@@ -75,7 +78,10 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     allow_many_connections();
     let (summary, scheme) = (summary(&settings), scheme(&settings));
     let told_to_stop = told_to_stop()?;
+    // From here on, so that a signal during the start is not the end of it.
+    let mut hang_up = signal(SignalKind::hangup())?;
     let app = app::build(settings).await?;
+    let gateway = app.gateway().clone();
     let greeting = match app.role() {
         Role::All | Role::Api => greeting(app.address(), scheme, &summary),
         Role::Worker => format!(
@@ -84,11 +90,20 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         ),
     };
     print::greeting(greeting);
-    app.run(async move {
+    let run = app.run(async move {
         told_to_stop.await;
         tracing::info!("stopping: finishing what is under way");
-    })
-    .await?;
+    });
+    let read_again = async {
+        while hang_up.recv().await.is_some() {
+            reloads.reload(&gateway).await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = run => ended?,
+        () = read_again => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn configuration(data: &[u8]) {
 fn shown_as_it_is(settings: &Settings, effective: &[Effective]) {
     let may_hold_a_secret = matches!(settings.store, StoreSettings::Postgres(_))
         || matches!(settings.queue, QueueSettings::RabbitMq(_))
+        || settings.archive.is_some()
         || settings
             .ledgers
             .values()

@@ -8,6 +8,7 @@
 //! `tree` holds what was written and where, `reader` takes it apart key by key, `schema` lists the keys.
 
 mod access;
+mod archive;
 mod fabric;
 #[cfg(test)]
 mod fabric_tests;
@@ -32,11 +33,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use access::{AuthSettings, JwksSource, JwtSettings, TenantRate, TenantSettings, TlsSettings};
+pub use archive::{ArchivePlace, ArchiveSettings, BucketCredentials, BucketSettings};
 pub(crate) use fabric::is_chaincode_name;
 pub use fabric::{FabricSettings, KeysKept, PrivateKey};
 pub use postgres::PostgresSettings;
 pub use problem::{ConfigError, Origin, Problem};
 pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};
+pub(crate) use schema::log_level as check_log_level;
 pub use secret::Secret;
 pub use server_url::ServerUrl;
 pub use settings::{

@@ -20,7 +20,7 @@ use super::settings::{
     WorkerSettings,
 };
 use super::tree::Table;
-use super::{access, fabric, postgres, rabbitmq, webhooks};
+use super::{access, archive, fabric, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -37,6 +37,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         queue: queue(root.section("queue")),
         backpressure: backpressure(root.section("backpressure")),
         retention: retention(root.section("retention")),
+        archive: archive::read(root.section("archive")),
         webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
         shutdown: shutdown(root.section("shutdown")),
@@ -220,7 +221,7 @@ fn log(mut section: Section<'_>) -> LogSettings {
 
 /// Checks filter directives. `EnvFilter` takes a lone word for a module, so that a misspelt `ifno` would
 /// silence everything else; here a lone word must be a level.
-fn log_level(text: &str) -> Result<(), String> {
+pub(crate) fn log_level(text: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let lone_word = |directive: &&str| !directive.contains(['=', '[', ']', '{', '}', '"']);
     let stray = text
@@ -240,6 +241,7 @@ fn log_level(text: &str) -> Result<(), String> {
 fn shutdown(mut section: Section<'_>) -> ShutdownSettings {
     let default = ShutdownSettings::default();
     let settings = ShutdownSettings {
+        lame_duck: section.duration_s("lame_duck_seconds", default.lame_duck, 0..=3600),
         drain: section.duration_s("drain_seconds", default.drain, 0..=3600),
     };
     section.finish();
@@ -379,7 +381,12 @@ fn adaptive(mut section: Section<'_>, most: f64) -> Option<AdaptiveSettings> {
 }
 
 fn retry(mut section: Section<'_>, default: &RetryPolicy) -> RetryPolicy {
-    let strategy = section.one_of("strategy", default.conflict.strategy, &STRATEGIES, strategy_name);
+    let strategy = section.one_of(
+        "strategy",
+        default.conflict.strategy,
+        &DelayStrategy::ALL,
+        DelayStrategy::as_str,
+    );
     let conflict = budget(
         &mut section,
         ["min_ms", "max_ms", "max_attempts"],
@@ -420,18 +427,4 @@ fn budget(
         );
     }
     settings
-}
-
-const STRATEGIES: [DelayStrategy; 3] = [
-    DelayStrategy::Jitter,
-    DelayStrategy::Constant,
-    DelayStrategy::Exponential,
-];
-
-fn strategy_name(strategy: DelayStrategy) -> &'static str {
-    match strategy {
-        DelayStrategy::Jitter => "jitter",
-        DelayStrategy::Constant => "constant",
-        DelayStrategy::Exponential => "exponential",
-    }
 }

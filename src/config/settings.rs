@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{AuthSettings, TenantSettings, TlsSettings};
+use super::archive::ArchiveSettings;
 use super::fabric::FabricSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub backpressure: BackpressureSettings,
     /// How long settled records are kept.
     pub retention: RetentionSettings,
+    /// Where records go before retention removes them, if they are to be kept.
+    pub archive: Option<ArchiveSettings>,
     /// How callers are told what became of their transactions.
     pub webhooks: WebhookSettings,
     /// What is logged, and how.
@@ -84,6 +87,7 @@ impl Default for Settings {
             queue: QueueSettings::default(),
             backpressure: BackpressureSettings::default(),
             retention: RetentionSettings::default(),
+            archive: None,
             webhooks: WebhookSettings::default(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
@@ -306,6 +310,8 @@ impl LogFormat {
 /// `[shutdown]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShutdownSettings {
+    /// How long it still serves, and says that it is not ready, after it was told to stop; zero stops serving at once.
+    pub lame_duck: Duration,
     /// How long open requests and submissions may take to finish; zero stops at once. Nothing accepted is
     /// lost either way.
     pub drain: Duration,
@@ -314,6 +320,7 @@ pub struct ShutdownSettings {
 impl Default for ShutdownSettings {
     fn default() -> Self {
         Self {
+            lame_duck: Duration::ZERO,
             drain: Duration::from_secs(20),
         }
     }

@@ -18,6 +18,20 @@ pub enum DelayStrategy {
     Exponential,
 }
 
+impl DelayStrategy {
+    /// All strategies.
+    pub const ALL: [Self; 3] = [Self::Jitter, Self::Constant, Self::Exponential];
+
+    /// The name in configurations and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jitter => "jitter",
+            Self::Constant => "constant",
+            Self::Exponential => "exponential",
+        }
+    }
+}
+
 /// Delay bounds and a limit on tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetrySettings {

@@ -6,7 +6,10 @@
 
 mod batch;
 mod caller;
+mod common;
+mod helm;
 mod operations;
+mod overlay;
 mod steer;
 mod tenants;
 mod validate;
@@ -22,15 +25,19 @@ use tokio::sync::Notify;
 pub use crate::ledger::{Query, QueryError};
 pub use batch::{Item, Stored};
 pub use caller::{Caller, Scope, Scopes};
+pub use common::{Common, SetCommon};
+use helm::Helm;
+pub use helm::Misfit;
 pub use operations::{ActionRefusal, Verdict};
-pub use steer::{Overrides, Steer, SteerRefusal};
+pub use overlay::{Mark, Setting};
+pub use steer::{Overrides, RetryOverrides, Steer, SteerRefusal, SteerRetry};
 pub use tenants::{TenantRefusal, Tenants};
 pub use validate::FieldError;
 
 use crate::audit::{self, Audit};
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
-use crate::domain::{Cause, LedgerName, Request, TenantName, Transaction, TransactionId};
+use crate::domain::{Cause, LedgerName, Request, RetrySettings, TenantName, Transaction, TransactionId};
 use crate::failpoint;
 use crate::notify::StatusHub;
 pub use crate::queue::QueueHealth;
@@ -127,12 +134,18 @@ pub struct LaneStatus {
     pub outage: Option<Cause>,
     /// Whether this process may submit to it; if not, it knows nothing of flights and outages.
     pub works_here: bool,
+    /// Nothing is submitted, because an operator paused it, or because what was set does not fit the configuration.
+    pub paused: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
-    /// What an operator has set other than it is configured.
+    /// When it tries again after a conflict.
+    pub retry: RetrySettings,
+    /// What operators have set over the configuration.
     pub overrides: Overrides,
     /// The rate that follows what the ledger bears, if that is configured; as this process knows it.
     pub adapted: Option<Adapted>,
+    /// All that can be set, and who set it.
+    pub steering: Vec<Setting>,
     /// What this process did since it began.
     pub total: Tally,
     /// Of the submissions of the last minutes, the part that met a conflict.
@@ -157,10 +170,8 @@ pub struct Parts {
     pub lanes: BTreeMap<LedgerName, Arc<Lane>>,
     /// Whether the lanes are run by this process.
     pub works: bool,
-    /// What to do about a long backlog.
-    pub backpressure: BackpressureSettings,
-    /// What the tenants may do.
-    pub tenants: Tenants,
+    /// What to do about a long backlog, and what to log, as configured.
+    pub common: Common,
     /// What is counted.
     pub metrics: Metrics,
     /// Who is told of what has settled.
@@ -168,12 +179,14 @@ pub struct Parts {
 }
 
 /// The application behind the API.
-pub struct Gateway(Parts);
+// What it works with, and what may change while it does.
+pub struct Gateway(Parts, Helm);
 
 impl Gateway {
-    /// A gateway of these parts.
-    pub fn new(parts: Parts) -> Self {
-        Self(parts)
+    /// A gateway of these parts; `tenants` is what the configuration allows to each.
+    pub fn new(parts: Parts, tenants: Tenants) -> Self {
+        let helm = Helm::new(&parts, tenants);
+        Self(parts, helm)
     }
 
     /// Checks a request and stores it. When this answers `Ok`, it is durable (I1). `trace` is the `traceparent` that it
@@ -216,14 +229,14 @@ impl Gateway {
             let forbidden = self.0.webhooks.guard().read(url).err()?;
             Some(bad_callback(&forbidden))
         });
-        let tenants = &self.0.tenants;
+        let tenants = self.1.tenants();
         // First: what the ledger and its contracts are called is not told to those who may not use them.
         if self.0.lanes.contains_key(&request.ledger) {
             let allowed = tenants.allows(tenant, request.ledger.as_str(), &request.contract);
             allowed.map_err(Refusal::Tenant)?;
         }
         let checked = validate::validate(&request, key.as_deref(), now, &self.0.lanes, |name| {
-            self.0.tenants.sees(tenant, name.as_str())
+            tenants.sees(tenant, name.as_str())
         });
         let lane = match (checked, callback) {
             (Ok(lane), None) => lane,
@@ -289,12 +302,12 @@ impl Gateway {
 
     /// What its own limit leaves to a tenant, and the limit.
     fn room_of(&self, tenant: &TenantName) -> Option<(u64, u64)> {
-        let limit = self.0.tenants.max_pending(tenant)?;
+        let limit = self.1.tenants().max_pending(tenant)?;
         Some((limit.saturating_sub(self.0.store.pending_of(tenant)), limit))
     }
 
     fn room_for_all(&self) -> Option<u64> {
-        let backpressure = &self.0.backpressure;
+        let backpressure = self.1.backpressure();
         let limited = backpressure.mode == BackpressureMode::Drop;
         limited.then(|| backpressure.max_pending.get().saturating_sub(self.pending()))
     }
@@ -313,7 +326,7 @@ impl Gateway {
                 })
             }
             _ => {
-                let max_pending = self.0.backpressure.max_pending.get();
+                let max_pending = self.1.backpressure().max_pending.get();
                 Refusal::BacklogFull {
                     max_pending,
                     retry_after: retry_after(max_pending),
@@ -348,8 +361,8 @@ impl Gateway {
     }
 
     /// What the operator chose to do about a long backlog.
-    pub fn backpressure(&self) -> &BackpressureSettings {
-        &self.0.backpressure
+    pub fn backpressure(&self) -> BackpressureSettings {
+        self.1.backpressure()
     }
 
     /// The record with this id, if the caller may see it.
@@ -456,7 +469,7 @@ impl Gateway {
         let Some(lane) = self.0.lanes.get(ledger) else {
             return Err(QueryRefusal::Invalid(vec![self.unknown_ledger(caller, ledger)]));
         };
-        let (tenant, tenants) = (caller.own_tenant(), &self.0.tenants);
+        let (tenant, tenants) = (caller.own_tenant(), self.1.tenants());
         let allowed = tenants.allows(&tenant, ledger, &query.contract);
         allowed.map_err(QueryRefusal::Tenant)?;
         validate::validate_query(query).map_err(QueryRefusal::Invalid)?;
@@ -478,7 +491,7 @@ impl Gateway {
     /// Whether the caller may know of this ledger.
     pub fn may_use(&self, caller: &Caller, ledger: &str) -> bool {
         let tenant = caller.tenant.as_ref();
-        tenant.is_none_or(|tenant| self.0.tenants.sees(tenant, ledger))
+        tenant.is_none_or(|tenant| self.1.tenants().sees(tenant, ledger))
     }
 
     /// Every lane, by name.
@@ -535,6 +548,8 @@ impl Gateway {
     }
 
     fn status(&self, lane: &Lane, backlog: &Backlog) -> LaneStatus {
+        let course = lane.course();
+        let (overrides, steering) = self.1.lane(lane.name(), &course);
         LaneStatus {
             name: lane.name().clone(),
             kind: lane.ledger().kind(),
@@ -542,8 +557,11 @@ impl Gateway {
             in_flight: lane.in_flight(),
             outage: lane.outage(),
             works_here: self.0.works,
-            settings: lane.settings(),
-            overrides: Overrides::of(lane),
+            paused: course.paused,
+            settings: course.settings,
+            retry: course.retry.conflict,
+            overrides,
+            steering,
             adapted: lane.adapted().filter(|_| self.0.works),
             total: lane.metrics().history.total(),
             conflict_share: lane.metrics().history.conflict_share(),

@@ -3,6 +3,7 @@
 //! A tenant without a section has no limits. Rates hold in each process by itself and start full; nothing is kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -28,7 +29,7 @@ pub enum TenantRefusal {
 }
 
 /// The tenants that have limits.
-pub struct Tenants(BTreeMap<TenantName, Limits>);
+pub struct Tenants(BTreeMap<TenantName, Arc<Limits>>);
 
 struct Limits {
     settings: TenantSettings,
@@ -38,15 +39,22 @@ struct Limits {
 impl Tenants {
     /// With these limits.
     pub fn new(settings: &BTreeMap<TenantName, TenantSettings>) -> Self {
-        let limits = |settings: &TenantSettings| Limits {
-            settings: settings.clone(),
-            rate: settings.rate.map(limiter),
+        Self(BTreeMap::new()).changed(settings)
+    }
+
+    /// With other limits. Whose limits are as they were goes on with what is left of its rate.
+    pub(super) fn changed(&self, settings: &BTreeMap<TenantName, TenantSettings>) -> Self {
+        let limits = |(name, settings): (&TenantName, &TenantSettings)| {
+            let kept = self.0.get(name).filter(|limits| limits.settings == *settings);
+            let limits = kept.cloned().unwrap_or_else(|| {
+                Arc::new(Limits {
+                    settings: settings.clone(),
+                    rate: settings.rate.map(limiter),
+                })
+            });
+            (name.clone(), limits)
         };
-        let all = settings.iter();
-        Self(
-            all.map(|(name, settings)| (name.clone(), limits(settings)))
-                .collect(),
-        )
+        Self(settings.iter().map(limits).collect())
     }
 
     /// Whether `tenant` may use this ledger at all.
@@ -70,9 +78,10 @@ impl Tenants {
         ledger: &str,
         contract: &str,
     ) -> Result<(), TenantRefusal> {
-        let Some(Limits { settings, .. }) = self.0.get(tenant) else {
+        let Some(limits) = self.0.get(tenant) else {
             return Ok(());
         };
+        let settings = &limits.settings;
         let refused = |what: &str, name: &str, allowed: Vec<&str>| {
             Err(TenantRefusal::NotAllowed(format!(
                 "the tenant {tenant} may not use the {what} {name:?}; it may use: {}",

@@ -12,8 +12,6 @@ use crate::domain::{
     Action, Argument, Attempt, AttemptOutcome, LedgerName, ReadWriteSet, Stage, State, Status, TenantName,
     Timestamp, Transaction, TransactionId,
 };
-use crate::gateway::LaneStatus;
-use crate::telemetry::history::{INTERVAL, Point};
 
 pub(super) fn rfc3339<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
@@ -215,6 +213,28 @@ pub fn show(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
     serde_json::value::to_raw_value(&TransactionView::from(tx))
 }
 
+/// A transaction as it stands in an archive: as the API shows it, with its idempotency key and the attempts that are
+/// remembered.
+#[derive(Serialize)]
+struct ArchivedView<'a> {
+    #[serde(flatten)]
+    transaction: TransactionView<'a>,
+    idempotency_key: Option<&'a str>,
+    history: Vec<AttemptView<'a>>,
+}
+
+/// A transaction as it is archived.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn show_archived(tx: &Transaction) -> serde_json::Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&ArchivedView {
+        transaction: TransactionView::from(tx),
+        idempotency_key: tx.idempotency.as_ref().map(|(key, _)| key.as_str()),
+        history: tx.history.iter().map(AttemptView::from).collect(),
+    })
+}
+
 /// One page of transactions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TransactionPage)]
@@ -299,152 +319,4 @@ pub(crate) struct ResultView {
     /// What the contract answered.
     #[schema(value_type = AnyJson)]
     pub(crate) result: Box<RawValue>,
-}
-
-/// A ledger's lane.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Lane)]
-pub(crate) struct LaneView {
-    name: String,
-    /// The kind of ledger.
-    kind: &'static str,
-    /// `running`, `unavailable` (see `outage`), or `elsewhere` if another process submits to it.
-    state: &'static str,
-    /// Why the ledger is unavailable.
-    #[schema(required)]
-    outage: Option<String>,
-    /// Transactions not settled.
-    backlog: u64,
-    /// Of those, the ones between claim and outcome.
-    in_flight: usize,
-    rate_per_second: f64,
-    burst: u32,
-    max_in_flight: u32,
-    batch_size: u32,
-    batch_timeout_ms: u64,
-    paused: bool,
-    /// What an operator has set other than it is configured.
-    overrides: OverridesView,
-    /// The rate that follows what the ledger bears, if that is configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    adaptive: Option<AdaptiveView>,
-    /// Counts of this process since it began.
-    accepted: u64,
-    done: u64,
-    failed: u64,
-    conflicts: u64,
-    submissions: u64,
-    conflict_share: f64,
-    history: HistoryView,
-}
-
-/// The rate that follows what the ledger bears, up to `rate_per_second`.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Adaptive)]
-struct AdaptiveView {
-    rate_per_second: f64,
-    /// Why it is what it is: lowered for an `outage`, for `latency` or for `conflicts`, `recovering` from that, or at the `limit`.
-    #[schema(value_type = String, pattern = "^(limit|outage|latency|conflicts|recovering)$")]
-    reason: &'static str,
-}
-
-/// What lies over the configuration.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Overrides)]
-struct OverridesView {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate_per_second: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    burst: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch_size: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch_timeout_ms: Option<u64>,
-}
-
-/// The last minutes, oldest point first.
-#[derive(Serialize, ToSchema)]
-#[schema(as = History)]
-struct HistoryView {
-    interval_seconds: u64,
-    points: Vec<PointView>,
-}
-
-/// One interval, by its end.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Point)]
-struct PointView {
-    #[serde(serialize_with = "rfc3339")]
-    at: Timestamp,
-    backlog: u64,
-    accepted: u64,
-    done: u64,
-    failed: u64,
-    conflicts: u64,
-    submissions: u64,
-}
-
-impl From<Point> for PointView {
-    fn from(Point { at, backlog, tally }: Point) -> Self {
-        Self {
-            at,
-            backlog,
-            accepted: tally.accepted,
-            done: tally.done,
-            failed: tally.failed,
-            conflicts: tally.conflicts,
-            submissions: tally.submissions,
-        }
-    }
-}
-
-impl From<LaneStatus> for LaneView {
-    fn from(lane: LaneStatus) -> Self {
-        Self {
-            name: lane.name.to_string(),
-            kind: lane.kind,
-            state: match (lane.works_here, lane.overrides.paused, &lane.outage) {
-                (_, true, _) => "paused",
-                (false, _, _) => "elsewhere",
-                (true, _, Some(_)) => "unavailable",
-                (true, _, None) => "running",
-            },
-            outage: lane.outage.map(|cause| cause.to_string()),
-            backlog: lane.backlog,
-            in_flight: lane.in_flight,
-            rate_per_second: lane.settings.rate_per_second,
-            burst: lane.settings.burst.get(),
-            max_in_flight: lane.settings.max_in_flight.get(),
-            batch_size: lane.settings.batch_size.get(),
-            batch_timeout_ms: u64::try_from(lane.settings.batch_timeout.as_millis()).unwrap_or(u64::MAX),
-            paused: lane.overrides.paused,
-            overrides: OverridesView {
-                rate_per_second: lane.overrides.rate_per_second,
-                burst: lane.overrides.burst,
-                batch_size: lane.overrides.batch_size,
-                batch_timeout_ms: lane.overrides.batch_timeout_ms,
-            },
-            adaptive: lane.adapted.map(|adapted| AdaptiveView {
-                rate_per_second: adapted.rate_per_second,
-                reason: adapted.reason.as_str(),
-            }),
-            accepted: lane.total.accepted,
-            done: lane.total.done,
-            failed: lane.total.failed,
-            conflicts: lane.total.conflicts,
-            submissions: lane.total.submissions,
-            conflict_share: lane.conflict_share,
-            history: HistoryView {
-                interval_seconds: INTERVAL.as_secs(),
-                points: lane.history.into_iter().map(PointView::from).collect(),
-            },
-        }
-    }
-}
-
-/// All lanes.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Lanes)]
-pub(crate) struct LanesView {
-    pub(crate) items: Vec<LaneView>,
 }

@@ -10,7 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::TransactionId;
-use crate::gateway::{ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, TenantRefusal};
+use crate::gateway::{
+    ActionRefusal, FieldError, QueryError, QueryRefusal, Refusal, SteerRefusal, TenantRefusal,
+};
 use crate::store::StoreError;
 
 /// A kind of problem. Its number never changes and is never used again.
@@ -70,11 +72,13 @@ pub enum Code {
     TooManyStreams,
     /// There is no such webhook or delivery.
     NoWebhook,
+    /// The process is about to stop.
+    Leaving,
 }
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::MalformedJson,
         Self::InvalidFields,
         Self::KeyReused,
@@ -102,6 +106,7 @@ impl Code {
         Self::NotNow,
         Self::TooManyStreams,
         Self::NoWebhook,
+        Self::Leaving,
     ];
 
     /// The code as clients see it, its HTTP status and its title.
@@ -150,6 +155,7 @@ impl Code {
             Self::Forbidden => ("SG-0019", S::FORBIDDEN, "The credentials do not allow it"),
             Self::NotNow => ("SG-0023", S::CONFLICT, "The state does not allow it"),
             Self::TooManyStreams => ("SG-0026", S::SERVICE_UNAVAILABLE, "Too many event streams"),
+            Self::Leaving => ("SG-0030", S::SERVICE_UNAVAILABLE, "The process is about to stop"),
             Self::NoWebhook => ("SG-0024", S::NOT_FOUND, "There is no such webhook or delivery"),
         }
     }
@@ -309,6 +315,16 @@ impl From<StoreError> for ApiError {
                 let detail = "a stored record cannot be read; the operator has to run `sluicegate store check`";
                 Self::new(Code::StoreDamaged, detail)
             }
+        }
+    }
+}
+
+impl From<SteerRefusal> for ApiError {
+    fn from(refusal: SteerRefusal) -> Self {
+        match refusal {
+            SteerRefusal::Missing => Self::new(Code::NoLedger, "there is no such ledger"),
+            SteerRefusal::Invalid(fields) => Self::fields(Code::InvalidFields, fields),
+            SteerRefusal::Store(error) => error.into(),
         }
     }
 }

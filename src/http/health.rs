@@ -1,5 +1,7 @@
 //! Probes and metrics.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Who;
-use super::error::ApiError;
+use super::error::{ApiError, Code};
 use super::transactions::json;
 use crate::gateway::{QueueHealth, Scope};
 
@@ -55,7 +57,7 @@ pub(crate) async fn live() -> Response {
 /// Is it ready?
 ///
 /// A request would be accepted now. Ledgers and broker do not count: without them it still accepts, and says what is
-/// wrong.
+/// wrong. A process that was told to stop, and goes on to answer for a while, says that it is not ready.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -65,10 +67,14 @@ pub(crate) async fn live() -> Response {
         (status = 200, description = "It is", body = Readiness,
             example = json!({"status": "ready", "queue": {"kind": "embedded", "trouble": null}})),
         (status = 500, description = "SG-0013"),
-        (status = 503, description = "SG-0012"),
+        (status = 503, description = "SG-0012, SG-0030"),
     )
 )]
 pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> {
+    if api.gateway.is_leaving() {
+        let detail = "this process was told to stop; what is sent to it is still accepted, and safe";
+        return Err(ApiError::new(Code::Leaving, detail).later(Duration::from_secs(2)));
+    }
     let QueueHealth { kind, trouble } = api.gateway.ready().await?;
     let readiness = Readiness {
         status: "ready",

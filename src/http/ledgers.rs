@@ -11,13 +11,15 @@ use super::Api;
 use super::auth::Detail;
 use super::body::{QueryBody, read_json};
 use super::caller::Who;
-use super::dto::{LaneView, LanesView, ResultView};
+use super::dto::ResultView;
 use super::error::{ApiError, Code};
+use super::lanes::{LaneView, LanesView};
 use super::openapi::examples;
+use super::openapi::schemas::StrategyName;
 use super::params::Name;
 use super::transactions::{json, tagged};
 use crate::domain::LedgerName;
-use crate::gateway::{Caller, Scope, Steer, SteerRefusal};
+use crate::gateway::{Caller, Scope, Steer, SteerRefusal, SteerRetry};
 
 /// List ledgers
 ///
@@ -39,7 +41,7 @@ pub(crate) async fn list(State(api): State<Api>, who: Who, headers: HeaderMap) -
     let lanes = api.gateway.lanes().into_iter();
     let items = lanes
         .filter(|lane| api.gateway.may_use(&caller, lane.name.as_str()))
-        .map(LaneView::from)
+        .map(|lane| LaneView::of(lane, &caller))
         .collect();
     Ok(tagged(&headers, &LanesView { items }))
 }
@@ -75,7 +77,7 @@ pub(crate) async fn get(
         .lane(&name)
         .filter(|_| api.gateway.may_use(&caller, &name));
     let lane = lane.ok_or_else(|| unknown(&api, &caller, &name))?;
-    Ok(tagged(&headers, &LaneView::from(lane)))
+    Ok(tagged(&headers, &LaneView::of(lane, &caller)))
 }
 
 /// What to change of a lane. A field that is left out stays; `null` goes back to the configuration.
@@ -92,6 +94,10 @@ pub(crate) struct SteerBody {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     burst: Option<Option<u32>>,
+    /// How many may await their outcome at the same time. Fewer hold as outcomes come; nothing under way is given up.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100_000)]
+    max_in_flight: Option<Option<u32>>,
     /// A batch is taken on when it holds so many transactions.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000)]
@@ -100,10 +106,36 @@ pub(crate) struct SteerBody {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u64>, minimum = 0, maximum = 60_000)]
     batch_timeout_ms: Option<Option<u64>>,
+    /// When it tries again after a conflict.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<RetryBody>)]
+    retry: Option<Option<RetryBody>>,
+}
+
+/// What to change of retries after a conflict. A field that is left out stays; `null` goes back to the configuration.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(crate) struct RetryBody {
+    /// How the delay is chosen.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<StrategyName>)]
+    strategy: Option<Option<String>>,
+    /// Shortest delay.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
+    min_ms: Option<Option<u64>>,
+    /// Longest delay; not below `min_ms`.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
+    max_ms: Option<Option<u64>>,
+    /// After so many tries that ended in a conflict a transaction fails; 0 never gives up.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1_000_000)]
+    max_attempts: Option<Option<u32>>,
 }
 
 /// Tells a field that is `null` from one that is not there.
-fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(super) fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
@@ -138,21 +170,55 @@ pub(crate) async fn steer(
         paused: body.paused,
         rate_per_second: body.rate_per_second,
         burst: body.burst,
+        max_in_flight: body.max_in_flight,
         batch_size: body.batch_size,
         batch_timeout_ms: body.batch_timeout_ms,
+        retry: match body.retry {
+            None => SteerRetry::default(),
+            Some(None) => SteerRetry::clear(),
+            Some(Some(retry)) => SteerRetry {
+                strategy: retry.strategy,
+                min_ms: retry.min_ms,
+                max_ms: retry.max_ms,
+                max_attempts: retry.max_attempts,
+            },
+        },
     };
-    match api.gateway.steer(&caller, &name, steer).await {
+    steered(&api, &caller, &name, steer).await
+}
+
+/// Clear what was set for a ledger
+///
+/// Everything that was set for its lane goes back to the configuration, on every node within seconds. A lane that is paused
+/// stays paused. Takes the scope `operate`, and credentials of no tenant.
+#[utoipa::path(
+    delete,
+    path = "/v1/ledgers/{name}/overrides",
+    operation_id = "clearLedgerOverrides",
+    tag = "ledgers",
+    params(("name" = LedgerName, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The lane as it is now", body = LaneView, example = json!(examples::lane())),
+        (status = 404, description = "SG-0016"),
+    )
+)]
+pub(crate) async fn clear(State(api): State<Api>, who: Who, Name(name): Name) -> Result<Response, ApiError> {
+    let caller = who.of_all_tenants(&[Scope::Operate])?;
+    steered(&api, &caller, &name, Steer::clear()).await
+}
+
+async fn steered(api: &Api, caller: &Caller, name: &str, steer: Steer) -> Result<Response, ApiError> {
+    match api.gateway.steer(caller, name, steer).await {
         Ok(lane) => {
-            let view = LaneView::from(lane);
+            let view = LaneView::of(lane, caller);
             let mut response = json(StatusCode::OK, &view);
             let now = serde_json::to_value(&view).unwrap_or_default();
             let detail = serde_json::json!({"paused": now["paused"], "overrides": now["overrides"]});
             response.extensions_mut().insert(Detail(detail));
             Ok(response)
         }
-        Err(SteerRefusal::Missing) => Err(unknown(&api, &caller, &name)),
-        Err(SteerRefusal::Invalid(fields)) => Err(ApiError::fields(Code::InvalidFields, fields)),
-        Err(SteerRefusal::Store(error)) => Err(error.into()),
+        Err(SteerRefusal::Missing) => Err(unknown(api, caller, name)),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 

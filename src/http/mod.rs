@@ -19,10 +19,12 @@ mod events;
 pub(crate) mod fuzzed;
 mod health;
 mod hygiene;
+mod lanes;
 mod ledgers;
 mod openapi;
 mod params;
 mod server;
+mod settings;
 mod switch;
 mod tls;
 mod trace;
@@ -34,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tokio_util::task::TaskTracker;
@@ -54,7 +56,7 @@ use crate::share::Places;
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Webhooks;
 
-pub use dto::show;
+pub use dto::{show, show_archived};
 pub use error::Code;
 pub use server::serve;
 pub use tls::{Tls, TlsError};
@@ -179,6 +181,8 @@ fn api() -> Documented {
         .routes(routes!(ledgers::query))
         .routes(routes!(ledgers::list))
         .routes(routes!(ledgers::get, ledgers::steer))
+        .routes(routes!(ledgers::clear))
+        .routes(routes!(settings::get, settings::change))
 }
 
 /// Adds what no route stands for.
@@ -224,6 +228,11 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
         tracing::error!(request.id = trace.request_id(), method, route, "a request failed");
     }
     hygiene::complete(response.headers_mut());
+    if api.gateway.is_leaving() {
+        // Whoever shares out requests sends the next one elsewhere, over another connection.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     trace.tell(response.headers_mut());
     api.metrics
         .http_request(method, route, status.as_u16(), start.elapsed());

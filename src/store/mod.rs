@@ -26,6 +26,8 @@ mod resume_tests;
 #[cfg(test)]
 mod rewound_tests;
 #[cfg(test)]
+mod settled_tests;
+#[cfg(test)]
 mod tenants_tests;
 
 use std::collections::BTreeMap;
@@ -376,6 +378,25 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Up to `limit` records of `status` that were settled before `before`, about the oldest first; fewer, but not none, if
+    /// they are large. Asked again before they are removed, it begins with the same ones.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn settled_before(
+        &self,
+        status: Status,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, StoreError>;
+
+    /// Removes those of these settled records that still are as they were read, with everything that points to them, in
+    /// one durable commit. Answers how many. They should be few: others wait for that commit.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then none, or all that could be, were removed.
+    async fn remove_settled(&self, records: &[Transaction]) -> Result<usize, StoreError>;
 
     /// Up to `limit` transactions of a ledger that may be on their way there ([`Stage::Submitted`]). May leave
     /// out some if very many others wait for another try.

@@ -76,6 +76,18 @@ const COUNTERS: &[(&str, &str)] = &[
         "Deliveries of webhooks given up.",
     ),
     (
+        "sluicegate_archived_records_total",
+        "Records that are in the archive and no longer in the store.",
+    ),
+    (
+        "sluicegate_archive_objects_total",
+        "Objects written to the archive and read back.",
+    ),
+    (
+        "sluicegate_archive_failures_total",
+        "Rounds of archiving that failed.",
+    ),
+    (
         "sluicegate_http_requests_total",
         "Requests answered, by method, route and status.",
     ),
@@ -125,6 +137,10 @@ const GAUGES: &[(&str, &str)] = &[
     (
         "sluicegate_webhook_overdue_seconds",
         "Time that the delivery which has been due for longest has been so; 0 if none is due.",
+    ),
+    (
+        "sluicegate_archive_available",
+        "1 while rounds of archiving succeed, else 0.",
     ),
     ("sluicegate_event_streams", "Event streams that are open."),
     (

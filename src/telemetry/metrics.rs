@@ -141,6 +141,16 @@ impl Metrics {
         })
     }
 
+    /// The metrics of the archive.
+    pub fn archive(&self) -> ArchiveMetrics {
+        with_local_recorder(&*self.recorder, || ArchiveMetrics {
+            records: counter!("sluicegate_archived_records_total"),
+            objects: counter!("sluicegate_archive_objects_total"),
+            failures: counter!("sluicegate_archive_failures_total"),
+            available: gauge!("sluicegate_archive_available"),
+        })
+    }
+
     /// The metrics of one ledger's queue.
     pub fn queue(&self, ledger: &LedgerName) -> QueueMetrics {
         let ledger = ledger.to_string();
@@ -260,6 +270,19 @@ pub struct WebhookMetrics {
     pub given_up: Counter,
     /// How long the delivery that has been due for longest has been so, in seconds.
     pub overdue: Gauge,
+}
+
+/// What retention moves to the archive.
+#[derive(Clone)]
+pub struct ArchiveMetrics {
+    /// Records that are in the archive and no longer in the store.
+    pub records: Counter,
+    /// Objects written and read back.
+    pub objects: Counter,
+    /// Rounds that failed.
+    pub failures: Counter,
+    /// 1 while rounds succeed, else 0.
+    pub available: Gauge,
 }
 
 /// What happens on the way to one ledger.

@@ -5,6 +5,7 @@ pub mod history;
 pub mod metrics;
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -12,6 +13,9 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
+
+/// Sets the filter of the one log that a process has. There is none while nobody listens, as in tests.
+static FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>> = OnceLock::new();
 
 /// Sends logs at `level` (a level, or `tracing` filter directives) to standard error.
 ///
@@ -23,15 +27,29 @@ pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Pretty => logs.with_target(false).finish().with(discretion()).try_init(),
-        LogFormat::Json => logs
-            .json()
-            .flatten_event(true)
-            .finish()
-            .with(discretion())
-            .try_init(),
+        LogFormat::Pretty => {
+            let logs = logs.with_target(false).with_filter_reloading();
+            let filter = logs.reload_handle();
+            FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
+            logs.finish().with(discretion()).try_init()
+        }
+        LogFormat::Json => {
+            let logs = logs.json().flatten_event(true).with_filter_reloading();
+            let filter = logs.reload_handle();
+            FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
+            logs.finish().with(discretion()).try_init()
+        }
     }
     .map_err(|error| anyhow::anyhow!("start logging: {error}"))
+}
+
+/// Logs at another `level` from now on. Does nothing in a process that does not log.
+///
+/// # Errors
+/// If it cannot be parsed; nothing has changed.
+pub fn set_log_level(level: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level)?;
+    FILTER.get().map_or(Ok(()), |set| set(filter))
 }
 
 /// The AMQP client is never heard, whatever the level: at `trace` it shows the frame with the password, and what

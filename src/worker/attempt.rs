@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 
 use super::Lane;
 use super::gate::within;
-use super::in_flight::Slot;
+use super::slots::Slot;
 use crate::domain::{
     Cause, Decision, Event, IllegalTransition, Lease, LedgerTxId, Outcome, Prepared, RetrySettings, State,
     Timestamp, Transaction,
@@ -166,7 +166,7 @@ impl Lane {
         for (tx, slot) in stored.into_iter().zip(slots) {
             if let State::Submitted { sent, .. } = &tx.state {
                 let sent = sent.clone();
-                self.in_flight.expect(tx, slot, self.parts.settings.check_after);
+                self.in_flight.expect(tx, slot, self.settings().check_after);
                 sends.push(sent);
             }
         }
@@ -185,12 +185,12 @@ impl Lane {
             // Whoever endorses, or refuses to, has looked for its identifier and not found it.
             Ok(_) | Err(PrepareError::Rejected(_) | PrepareError::Conflict(_)) if is_late => Event::Expired,
             Ok(sent) => {
-                let check_at = now().plus(self.parts.settings.check_after);
+                let check_at = now().plus(self.settings().check_after);
                 Event::Prepared { sent, check_at }
             }
             Err(PrepareError::Rejected(cause)) => Event::Rejected { cause },
             Err(PrepareError::Conflict(cause)) => {
-                let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
+                let retry_at = self.retry_at(tx, &self.course().retry.conflict, tx.conflicts + 1);
                 Event::Disagreed { cause, retry_at }
             }
         };
@@ -237,7 +237,7 @@ impl Lane {
 
     /// It is tried again later.
     fn out_of_reach(&self, tx: &Transaction, cause: Cause) -> Event {
-        let retry_at = self.retry_at(tx, &self.parts.retry.outage, tx.outages + 1);
+        let retry_at = self.retry_at(tx, &self.course().retry.outage, tx.outages + 1);
         Event::Unavailable { cause, retry_at }
     }
 

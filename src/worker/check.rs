@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::Lane;
-use super::in_flight::Slot;
+use super::slots::Slot;
 use crate::domain::{Cause, Event, Outcome, Timestamp, Transaction};
 use crate::failpoint;
 use crate::queue::Tenure;
@@ -27,7 +27,7 @@ impl Lane {
     /// How long to wait until a submission is looked up again: as long as it was waited for so far, within bounds. A ledger
     /// that is slow must not get more to do for being slow.
     pub(super) fn patience(&self, tx: &Transaction, now: Timestamp) -> Duration {
-        let check_after = self.parts.settings.check_after;
+        let check_after = self.settings().check_after;
         let so_far = tx.sent_at().map_or(check_after, |at| now.since(at));
         so_far.clamp(check_after, check_after * MOST_PATIENCE)
     }
@@ -35,7 +35,7 @@ impl Lane {
     /// How long it still is until that.
     pub(super) fn until_check(&self, tx: &Transaction, now: Timestamp) -> Duration {
         let left = tx.state.due().map_or(Duration::ZERO, |due| due.since(now));
-        left.min(self.parts.settings.check_after * MOST_PATIENCE)
+        left.min(self.settings().check_after * MOST_PATIENCE)
     }
 
     /// Asks the ledger about what is overdue, whether or not the queue has given it. The checks that the queue gives later
@@ -52,12 +52,12 @@ impl Lane {
             return Ok(());
         }
         let (parts, now) = (&self.parts, self.parts.clock.now());
-        let most = parts.settings.max_in_flight.get() as usize;
+        let most = self.settings().max_in_flight.get() as usize;
         let submitted = parts.store.submitted(&parts.name, most).await?;
         let overdue = submitted.into_iter().filter(|tx| tx.is_due(now));
         let (mut claims, mut slots) = (Vec::new(), Vec::new());
         for old in overdue {
-            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+            let Some(slot) = self.slots.try_take() else {
                 break;
             };
             if let Some(new) = self.claim(&old, now) {
@@ -79,7 +79,7 @@ impl Lane {
     ) -> Result<(), StoreError> {
         let claimed = self.parts.clock.now();
         let until_next = |tx: &Transaction| self.until_check(tx, claimed);
-        let quiet = self.parts.settings.check_after;
+        let quiet = self.settings().check_after;
         let overdue = checks.into_iter().zip(slots).filter_map(|(tx, slot)| {
             let at_most = until_next(&tx);
             self.in_flight.await_on(tx, slot, at_most, quiet)

@@ -14,12 +14,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-
+use super::slots::Slot;
 use crate::domain::{LedgerTxId, State, Transaction};
-
-/// One of `max_in_flight`, given back when dropped.
-pub(crate) type Slot = OwnedSemaphorePermit;
 
 struct Awaited {
     tx: Transaction,
@@ -235,10 +231,10 @@ impl Drop for Sending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
     use std::sync::Arc;
 
-    use tokio::sync::Semaphore;
-
+    use super::super::slots::Slots;
     use super::*;
     use crate::domain::{Event, Lease, Prepared, Timestamp};
     use crate::store::conformance::transaction;
@@ -267,14 +263,18 @@ mod tests {
         LedgerTxId(name.into())
     }
 
-    fn slot(slots: &Arc<Semaphore>) -> Slot {
-        slots.clone().try_acquire_owned().expect("a free slot")
+    fn at_most(slots: u32) -> NonZeroU32 {
+        NonZeroU32::new(slots).expect("not zero")
+    }
+
+    fn slot(slots: &Arc<Slots>) -> Slot {
+        slots.try_take().expect("a free slot")
     }
 
     #[test]
     fn what_is_late_is_given_up_only_for_a_reason() {
         const LONG: Duration = Duration::from_secs(3_600);
-        let slots = Arc::new(Semaphore::new(100));
+        let slots = Slots::new(at_most(100));
         let in_flight = InFlight::default();
         let gives_up = |name: &str, quiet| {
             in_flight
@@ -318,13 +318,13 @@ mod tests {
     #[test]
     fn what_is_told_while_it_is_looked_up_is_known_to_be() {
         const SHORT: Duration = Duration::from_millis(1);
-        let slots = Arc::new(Semaphore::new(2));
+        let slots = Slots::new(at_most(2));
         let in_flight = InFlight::default();
         for name in ["told", "untold"] {
             let given = in_flight.await_on(submitted(name), slot(&slots), SHORT, SHORT);
             assert!(given.is_some_and(|(tx, _)| tx.state.sent().is_some()));
         }
-        assert_eq!(slots.available_permits(), 2, "a slot is held by one only");
+        assert_eq!(slots.free(), 2, "a slot is held by one only");
         // However long the ledger takes to answer.
         in_flight.release_due(Instant::now() + SHORT * 1_000);
         assert!(in_flight.told(&id("told")).is_some());
@@ -336,17 +336,17 @@ mod tests {
 
     #[test]
     fn a_late_outcome_finds_its_transaction_but_holds_no_slot_for_it() {
-        let slots = Arc::new(Semaphore::new(1));
+        let slots = Slots::new(at_most(1));
         let (in_flight, check_after) = (InFlight::default(), Duration::from_secs(5));
         let begun = Instant::now();
         in_flight.expect(submitted("a"), slot(&slots), check_after);
         in_flight.release_due(begun + check_after / 2);
-        assert_eq!(slots.available_permits(), 0, "its outcome is expected");
+        assert_eq!(slots.free(), 0, "its outcome is expected");
 
         // Some time after both, as the entry took its own look at the clock.
         let due = begun + check_after * 3 / 2;
         in_flight.release_due(due);
-        assert_eq!(slots.available_permits(), 1, "others may go on");
+        assert_eq!(slots.free(), 1, "others may go on");
         assert!(
             in_flight.told(&id("a")).is_some(),
             "it is told late, and not lost"
@@ -356,6 +356,6 @@ mod tests {
         in_flight.expect(submitted("b"), slot(&slots), check_after);
         in_flight.release_due(begun + check_after * 3);
         assert!(!in_flight.awaits(&id("b")), "nothing is kept for ever");
-        assert_eq!(slots.available_permits(), 1);
+        assert_eq!(slots.free(), 1);
     }
 }

@@ -25,13 +25,14 @@ mod limiter;
 mod pacing;
 mod resume;
 mod settle;
+mod slots;
 mod steering;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +42,7 @@ use self::gate::Gate;
 use self::in_flight::InFlight;
 use self::pacing::Pacing;
 use self::resume::Subscription;
+use self::slots::Slots;
 pub use self::steering::Course;
 use self::steering::Steering;
 use crate::clock::Clock;
@@ -74,9 +76,9 @@ pub struct LaneParts {
     pub hub: Arc<StatusHub>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Rate, batches and bounds.
+    /// Rate, batches and bounds, to begin with.
     pub settings: WorkerSettings,
-    /// When to try again.
+    /// When to try again, to begin with.
     pub retry: RetryPolicy,
     /// What to count.
     pub metrics: LaneMetrics,
@@ -110,7 +112,7 @@ pub struct Lane {
     pacing: Pacing,
     gate: Gate,
     steering: Steering,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     in_flight: InFlight,
     /// Records that could not be read, told once.
     unreadable: Mutex<HashSet<TransactionId>>,
@@ -123,8 +125,12 @@ impl Lane {
             owner: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7().simple()),
             pacing: Pacing::new(&parts.settings),
             gate: Gate::default(),
-            steering: Steering::new(parts.settings),
-            slots: Arc::new(Semaphore::new(parts.settings.max_in_flight.get() as usize)),
+            steering: Steering::new(Course {
+                paused: false,
+                settings: parts.settings,
+                retry: parts.retry,
+            }),
+            slots: Slots::new(parts.settings.max_in_flight),
             in_flight: InFlight::default(),
             unreadable: Mutex::default(),
             parts,
@@ -169,11 +175,7 @@ impl Lane {
         // Nothing more is begun. The consumer stays until what was begun is at its end: with it would go the
         // right to send.
         intake.carried.clear();
-        let all = self.parts.settings.max_in_flight.get();
-        if tokio::time::timeout(drain, self.slots.acquire_many(all))
-            .await
-            .is_err()
-        {
+        if timeout(drain, self.slots.all_back()).await.is_err() {
             tracing::info!(
                 ledger = %self.parts.name,
                 in_flight = self.in_flight(),
@@ -225,17 +227,15 @@ impl Lane {
             if !self.stand_still(&tenure).await {
                 return Ok(());
             }
-            let Ok(slot) = self.slots.clone().acquire_owned().await else {
-                return Ok(());
-            };
-            let wanted = carried.len().min(1 + self.slots.available_permits());
+            let slot = self.slots.take().await;
+            let wanted = carried.len().min(1 + self.slots.free());
             let granted = self.pacing.begin(wanted).await;
             if self.steering.course().paused {
                 // It was paused while this waited; what was granted is given up.
                 continue;
             }
-            // Only this loop takes slots, so what was available still is.
-            let more = (1..granted).map_while(|_| self.slots.clone().try_acquire_owned().ok());
+            // Only this loop takes slots; there are fewer than there were only if the limit was lowered just now.
+            let more = (1..granted).map_while(|_| self.slots.try_take());
             let slots: Vec<_> = std::iter::once(slot).chain(more).collect();
             let batch: Vec<_> = carried.drain(..slots.len()).collect();
             parts
@@ -332,26 +332,20 @@ impl Lane {
         self.steering.course().settings
     }
 
-    /// The same, as they are configured.
-    pub fn configured(&self) -> &WorkerSettings {
-        &self.parts.settings
-    }
-
-    /// Whether it submits, and how fast.
+    /// Whether it submits, how fast, and when it tries again.
     pub fn course(&self) -> Course {
         self.steering.course()
     }
 
-    /// Sets it on another course: pause, rate, burst and batches. One of a lower `version` than was set before changes
-    /// nothing. While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue.
-    pub fn steer(&self, course: Course, version: u64) {
-        let WorkerSettings {
-            rate_per_second,
-            burst,
-            ..
-        } = course.settings;
-        self.steering
-            .set(course, version, || self.pacing.limit(rate_per_second, burst));
+    /// Sets it on another course, which holds for whatever is begun from now on; nothing that is under way is dropped.
+    /// While it is paused, outcomes that the ledger tells are taken, and it is asked for those that are overdue. The time
+    /// of a lease stays as it was: ledgers were opened with bounds that fit to it.
+    pub fn steer(&self, mut course: Course) {
+        course.settings.lease = self.parts.settings.lease;
+        self.steering.set(course, || {
+            self.pacing.set(&course.settings);
+            self.slots.set(course.settings.max_in_flight);
+        });
     }
 
     /// The rate that follows what the ledger bears, and why it is so; `None` if the rate is simply the limit.
@@ -366,7 +360,7 @@ impl Lane {
 
     /// Transactions from claim to outcome.
     pub fn in_flight(&self) -> usize {
-        self.parts.settings.max_in_flight.get() as usize - self.slots.available_permits()
+        self.slots.taken()
     }
 
     /// Why the ledger is unavailable, if it is.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::adaptive::{Adaptation, Adapted};
 use super::limiter::RateLimiter;
-use crate::config::WorkerSettings;
+use crate::config::{AdaptiveSettings, WorkerSettings};
 
 pub(crate) struct Pacing {
     /// Lets batches begin at the pace of the ledger, so that nothing is claimed long before it can be sent.
@@ -19,6 +19,7 @@ pub(crate) struct Pacing {
 struct State {
     rate: f64,
     burst: NonZeroU32,
+    adaptive: Option<AdaptiveSettings>,
     /// `None` if the rate is the limit.
     adaptation: Option<Adaptation>,
 }
@@ -26,16 +27,14 @@ struct State {
 impl Pacing {
     pub(crate) fn new(settings: &WorkerSettings) -> Self {
         let (rate, burst) = (settings.rate_per_second, settings.burst);
-        let adaptation = settings
-            .adaptive
-            .map(|adaptive| Adaptation::new(adaptive, rate, Instant::now()));
         Self {
             batches: RateLimiter::new(rate, burst),
             sends: RateLimiter::new(rate, burst),
             state: Mutex::new(State {
                 rate,
                 burst,
-                adaptation,
+                adaptive: settings.adaptive,
+                adaptation: adaptation(settings),
             }),
         }
     }
@@ -44,20 +43,24 @@ impl Pacing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets another limit.
-    pub(crate) fn limit(&self, rate_per_second: f64, burst: NonZeroU32) {
+    /// Sets another limit. What is known of the ledger stays known, unless it is to be judged otherwise.
+    pub(crate) fn set(&self, settings: &WorkerSettings) {
         let mut state = self.state();
+        if state.adaptive != settings.adaptive {
+            state.adaptive = settings.adaptive;
+            state.adaptation = adaptation(settings);
+        }
         let rate = match &mut state.adaptation {
             Some(adaptation) => {
-                adaptation.limit(rate_per_second);
+                adaptation.limit(settings.rate_per_second);
                 adaptation.adapted().rate_per_second
             }
-            None => rate_per_second,
+            None => settings.rate_per_second,
         };
-        self.set(&mut state, rate, burst);
+        self.apply(&mut state, rate, settings.burst);
     }
 
-    fn set(&self, state: &mut State, rate: f64, burst: NonZeroU32) {
+    fn apply(&self, state: &mut State, rate: f64, burst: NonZeroU32) {
         if (state.rate, state.burst) != (rate, burst) {
             (state.rate, state.burst) = (rate, burst);
             self.batches.set(rate, burst);
@@ -104,7 +107,7 @@ impl Pacing {
         let mut state = self.state();
         let adapted = state.adaptation.as_mut()?.judge(oldest, Instant::now())?;
         let burst = state.burst;
-        self.set(&mut state, adapted.rate_per_second, burst);
+        self.apply(&mut state, adapted.rate_per_second, burst);
         Some(adapted)
     }
 
@@ -112,4 +115,13 @@ impl Pacing {
     pub(crate) fn adapted(&self) -> Option<Adapted> {
         Some(self.state().adaptation.as_ref()?.adapted())
     }
+}
+
+fn adaptation(settings: &WorkerSettings) -> Option<Adaptation> {
+    let adaptive = settings.adaptive?;
+    Some(Adaptation::new(
+        adaptive,
+        settings.rate_per_second,
+        Instant::now(),
+    ))
 }

@@ -62,7 +62,8 @@ impl Lane {
     /// there were.
     async fn adopt(&self, is_replayed: bool) -> Result<usize, StoreError> {
         let parts = &self.parts;
-        let (most, check_after) = (parts.settings.max_in_flight.get(), parts.settings.check_after);
+        let settings = self.settings();
+        let (most, check_after) = (settings.max_in_flight.get(), settings.check_after);
         let submitted = parts.store.submitted(&parts.name, most as usize).await?;
         let now = parts.clock.now();
         let check_at = now.plus(REPLAY.min(check_after));
@@ -90,7 +91,7 @@ impl Lane {
         }
         let count = adopted.len();
         for tx in adopted {
-            let slot = self.slots.clone().try_acquire_owned().ok();
+            let slot = self.slots.try_take();
             let at_most = self.until_check(&tx, now);
             self.in_flight.adopt(tx, slot, at_most);
         }

@@ -165,7 +165,7 @@ impl Lane {
                 Some(Event::Committed { receipt })
             }
             Outcome::Conflict(cause) => {
-                let retry_at = self.retry_at(tx, &self.parts.retry.conflict, tx.conflicts + 1);
+                let retry_at = self.retry_at(tx, &self.course().retry.conflict, tx.conflicts + 1);
                 Some(Event::Conflicted {
                     cause: cause.clone(),
                     retry_at,

@@ -1,4 +1,5 @@
-//! What an operator may change of a lane while it runs: whether it submits at all, how fast, and in what portions.
+//! What an operator may change of a lane while it runs: whether it submits at all, how fast, in what portions, and when it
+//! tries again.
 //!
 //! In memory only; what is to outlive the process is kept and brought back by whoever steers.
 
@@ -7,6 +8,7 @@ use std::sync::{PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use crate::config::WorkerSettings;
+use crate::domain::RetryPolicy;
 
 /// What holds for a lane now.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,38 +17,34 @@ pub struct Course {
     pub paused: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
+    /// When to try again.
+    pub retry: RetryPolicy,
 }
 
 pub(super) struct Steering {
-    /// With the version of what it was set by: 0 is the configuration.
-    course: RwLock<(Course, u64)>,
+    course: RwLock<Course>,
     changed: Notify,
 }
 
 impl Steering {
-    pub(super) fn new(settings: WorkerSettings) -> Self {
-        let course = Course {
-            paused: false,
-            settings,
-        };
+    pub(super) fn new(course: Course) -> Self {
         Self {
-            course: RwLock::new((course, 0)),
+            course: RwLock::new(course),
             changed: Notify::new(),
         }
     }
 
     pub(super) fn course(&self) -> Course {
-        self.course.read().unwrap_or_else(PoisonError::into_inner).0
+        *self.course.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets another course, unless a later one is set. Nobody else sets one while `apply` runs.
-    pub(super) fn set(&self, course: Course, version: u64, apply: impl FnOnce()) {
+    /// Sets another course. Nobody else sets one while `apply` runs.
+    pub(super) fn set(&self, course: Course, apply: impl FnOnce()) {
         let mut current = self.course.write().unwrap_or_else(PoisonError::into_inner);
-        let (before, stands) = *current;
-        if version < stands || (course == before && version == stands) {
+        if course == *current {
             return;
         }
-        *current = (course, version);
+        *current = course;
         apply();
         self.changed.notify_waiters();
     }

@@ -118,7 +118,11 @@ const BOTH: [Blow; 4] = [
     ),
 ];
 
-pub(crate) const RETENTION: [Blow; 2] = [
+/// Those of the archive come first: they leave what they did not remove to those without one.
+pub(crate) const RETENTION: [Blow; 5] = [
+    Blow("archive-before-put", 0, Scene::Usual),
+    Blow("archive-before-verify", 0, Scene::Usual),
+    Blow("archive-before-remove", 0, Scene::Usual),
     Blow("prune-before-store", 0, Scene::Usual),
     Blow("prune-after-store", 0, Scene::Usual),
 ];

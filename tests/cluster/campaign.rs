@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::basics::skipped;
+use crate::basics::{faketime, skipped};
 use crate::blows::{Struck, strike_all};
 use crate::clocks;
 use crate::disk::SmallDisk;
@@ -107,7 +107,7 @@ async fn campaign(topology: Topology, engine: &'static str) {
             blows.retain(|blow| blow.on != Target::Disk);
         }
     }
-    if clocks::library().is_some() {
+    if faketime().is_some() {
         plan = clocks::to_set(plan);
     } else {
         skipped("clocks that are wrong: install the package faketime");

@@ -1,20 +1,14 @@
 //! A clock for each gateway, that the test sets: Debian's `faketime`, a library that stands between the process and the
 //! system's clock. What measures stretches of time in the process stays right, as it does on a machine whose clock is set.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::basics::faketime;
 use crate::plan::Plan;
-
-/// The library, if the package is there.
-pub(crate) fn library() -> Option<PathBuf> {
-    let systems = std::fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut libraries = systems.map(|system| system.path().join("faketime/libfaketimeMT.so.1"));
-    libraries.find(|library| library.exists())
-}
 
 /// A plan for gateways whose clocks can be set. Each has to be set before its gateway starts.
 pub(crate) fn to_set(plan: Plan) -> Plan {
-    let library = library().expect("the package faketime");
+    let library = faketime().expect("the package faketime");
     plan.variable("LD_PRELOAD", library.to_str().expect("UTF-8"))
         .variable("FAKETIME_TIMESTAMP_FILE", "SITE/clock-NODE")
         // Read at every look at the clock, so that it is set from one moment to the next.

@@ -41,5 +41,6 @@ mod receiver;
 mod rollback;
 mod schedule;
 mod site;
+mod steering;
 mod support;
 mod takeover;

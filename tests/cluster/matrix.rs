@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agenda::{ACCEPT, Agenda, Blow, ENGINE, RETENTION, Scene};
-use crate::clocks;
+use crate::basics::faketime;
 use crate::load::{Accepted, Demand, Load, Log};
+use crate::node::Launch;
 use crate::observers::Observers;
 use crate::oracle::{Evidence, judge_by, listed, the_backlog_drains};
 use crate::plan::{Plan, Topology};
@@ -37,6 +39,8 @@ const SETTLING: Duration = Duration::from_secs(20);
 const GATHERING: Duration = Duration::from_secs(3);
 
 const SIGKILL: i32 = 9;
+
+const URL: &str = "SLUICEGATE__ARCHIVE__URL";
 
 /// Receivers are at the loopback, and a lease on a delivery is shorter than the next gap is away.
 const RETENTION_AND_WEBHOOKS: &str = "[retention]\ndone_days = 0\nfailed_days = 1\n[webhooks]\ntimeout_ms = 1000\n\
@@ -289,9 +293,15 @@ fn failpoints(Blow(gap, passes, _): Blow) -> String {
 
 /// Sets a variable for the next start of a node.
 fn set(site: &mut Site, number: usize, name: &str, value: &str) {
+    unset(site, number, name);
+    let variables = &mut site.nodes[number].launch.variables;
+    variables.push((name.to_owned(), value.to_owned()));
+}
+
+/// Takes a variable away for the next start of a node.
+fn unset(site: &mut Site, number: usize, name: &str) {
     let variables = &mut site.nodes[number].launch.variables;
     variables.retain(|(other, _)| other != name);
-    variables.push((name.to_owned(), value.to_owned()));
 }
 
 /// Does what the scene of a node is waiting for.
@@ -397,16 +407,25 @@ async fn judge_told(receiver: &Receiver, hurried: &[Accepted]) -> usize {
     told.values().filter(|times| **times > 1).count()
 }
 
-/// Two days later, on one node alone, which removes what has failed. In the end all that is gone, and it is today again.
+/// Two days later, on one node alone, which removes what has failed, first with an archive and then without. In the end all
+/// that is gone from the store and once in the archive, and it is today again.
 async fn die_while_pruning(site: &mut Site) -> usize {
+    let failed = site.listed("&status=failed").await.expect("a list");
+    let archive = site.folder.path().join("archive");
+    std::fs::create_dir(&archive).expect("a folder");
     for node in &mut site.nodes {
         node.stop().await;
     }
-    let library = clocks::library().expect("the package faketime");
+    let library = faketime().expect("the package faketime");
     set(site, 0, "LD_PRELOAD", library.to_str().expect("UTF-8"));
     set(site, 0, "FAKETIME", "+2d");
     set(site, 0, "FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    set(site, 0, "SLUICEGATE__ARCHIVE__GATHER_MINUTES", "0");
+    set(site, 0, URL, &format!("file://{}", archive.display()));
     for blow in RETENTION {
+        if !blow.0.starts_with("archive-") {
+            unset(site, 0, URL);
+        }
         set(site, 0, "FAILPOINTS", &failpoints(blow));
         site.start(0).await;
         let status = site.nodes[0].ended().await;
@@ -424,9 +443,38 @@ async fn die_while_pruning(site: &mut Site) -> usize {
     })
     .await;
     site.nodes[0].stop().await;
+    set(site, 0, URL, &format!("file://{}", archive.display()));
+    let archived = archived(&site.nodes[0].launch).await;
+    let id = |record: &Value| record["id"].as_str().expect("an id").to_owned();
+    let mut failed: Vec<_> = failed.iter().map(id).collect();
+    failed.sort();
+    let archived: Vec<_> = archived.iter().map(id).collect();
+    assert_eq!(archived, failed, "each is in the archive, and is told once");
     site.nodes[0].launch.variables.clear();
     for number in 0..site.nodes.len() {
         site.start(number).await;
     }
     RETENTION.len()
+}
+
+/// What the command finds in the archive of a node.
+async fn archived(launch: &Launch) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(["archive", "search"])
+        .current_dir(&launch.folder)
+        .envs(launch.variables.iter().map(|(key, value)| (key, value)))
+        .env_remove("LD_PRELOAD")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
 }

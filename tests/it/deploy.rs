@@ -145,13 +145,19 @@ fn configured(words: &str) -> Settings {
     loaded.expect("is good").settings
 }
 
-/// `/metrics` of a gateway with a broker that did a bit of everything.
+/// `/metrics` of a gateway with a broker and an archive that did a bit of everything.
 async fn with_a_broker() -> String {
     let broker = tokio::task::spawn_blocking(Broker::shared);
     let url = broker.await.expect("starts").url().to_owned();
     let words = format!("[queue]\nkind = \"rabbitmq\"\nurl = \"{url}\"\nprefix = \"deploy\"\n");
+    let archive = tempfile::tempdir().expect("folder");
+    let words = format!(
+        "{words}[archive]\nurl = \"file://{}\"\n",
+        archive.path().display()
+    );
     let app = TestApp::with(|settings| {
-        settings.queue = configured(&words).queue;
+        let configured = configured(&words);
+        (settings.queue, settings.archive) = (configured.queue, configured.archive);
         ledger(settings).worker.adaptive = Some(AdaptiveSettings {
             min_rate_per_second: 1.0,
             max_latency: Duration::from_secs(60),

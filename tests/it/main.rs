@@ -11,6 +11,7 @@ mod access_tenants;
 mod access_tokens;
 mod actions;
 mod adaptive;
+mod archive;
 mod attempts;
 mod backpressure;
 mod backup;
@@ -60,6 +61,7 @@ mod proxy;
 mod query;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq;
+mod reload;
 mod restart;
 mod resume;
 mod rewound;

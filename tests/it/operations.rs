@@ -79,8 +79,19 @@ fn promised() -> BTreeSet<&'static str> {
     source
         .split('"')
         .filter(|text| text.starts_with("sluicegate_"))
-        // These are there only with a broker, and with a certificate.
-        .filter(|text| !text.starts_with("sluicegate_queue_") && !text.starts_with("sluicegate_certificate_"))
+        // These are there only with a broker, a certificate, an adaptive rate or an archive.
+        .filter(|text| {
+            ![
+                "queue_",
+                "certificate_",
+                "adapted_",
+                "rate_adaptations_",
+                "archive_",
+                "archived_",
+            ]
+            .iter()
+            .any(|kind| text["sluicegate_".len()..].starts_with(kind))
+        })
         .collect()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sluicegate::gateway::{Caller, Steer};
 
 use crate::support::scripted::{Act, Scripted};
-use crate::support::{Answer, TestApp, add, eventually};
+use crate::support::{Answer, TestApp, add, eventually, fast, ledger, simulator};
 use crate::worker::{Lab, settings};
 
 impl TestApp {
@@ -144,6 +144,16 @@ async fn i10_what_does_not_fit_changes_nothing() {
         (json!({"batch_timeout_ms": -1}), "/batch_timeout_ms"),
         (json!({"paused": "yes"}), "/paused"),
         (json!({"speed": 1}), "/speed"),
+        (json!({"max_in_flight": 0}), "/max_in_flight"),
+        (json!({"retry": {"strategy": "never"}}), "/retry/strategy"),
+        (json!({"retry": {"min_ms": 0}}), "/retry/min_ms"),
+        (json!({"retry": {"min_ms": 600_000}}), "/retry/min_ms"),
+        (json!({"retry": {"max_ms": 1}}), "/retry/max_ms"),
+        (
+            json!({"retry": {"max_attempts": 1_000_001}}),
+            "/retry/max_attempts",
+        ),
+        (json!({"retry": {"patience": 1}}), "/retry/patience"),
     ] {
         let refused = app.steer(&body).await.problem(422, "SG-0002");
         assert_eq!(refused["errors"][0]["pointer"], pointer, "{body}");
@@ -181,5 +191,165 @@ async fn a_lane_tells_what_the_last_minutes_were_like() {
     let (conflicts, submissions) = (lane["conflicts"].as_u64(), lane["submissions"].as_u64());
     assert_eq!(submissions, conflicts.map(|conflicts| conflicts + 10));
     assert!(lane["conflict_share"].as_f64().expect("a share") < 1.0);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn i7_flights_and_retries_are_bounded_as_they_are_set() {
+    // Blocks are cut after half a second: until then what was sent is in flight.
+    let app = TestApp::with(|settings| ledger(settings).backend = simulator(500, 10_000)).await;
+    let lane = app
+        .steer(&json!({"max_in_flight": 3, "retry": {"max_attempts": 1}}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        lane["overrides"],
+        json!({"max_in_flight": 3, "retry": {"max_attempts": 1}})
+    );
+    // All for one key: of each block one takes effect, and the others conflict, once.
+    for _ in 0..9 {
+        app.post(&add("hot", 1)).await.expect(202);
+    }
+    let mut most = 0;
+    eventually("the backlog is empty", async || {
+        let lane = app.lane().await;
+        most = most.max(lane["in_flight"].as_u64().expect("a number"));
+        (lane["backlog"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(most, 3);
+    let failed = app.list("status=failed").await;
+    assert!(failed.len() >= 4, "{} failed", failed.len());
+    for tx in &failed {
+        assert_eq!(tx["attempts"], 1, "{tx:#}");
+    }
+    // More may fly at once, while some do.
+    app.steer(&json!({"max_in_flight": null, "retry": null}))
+        .await
+        .expect(200);
+    for n in 0..9 {
+        app.post(&add(&format!("key {n}"), 1)).await.expect(202);
+    }
+    eventually("more than three are in flight", async || {
+        (app.lane().await["in_flight"].as_u64() > Some(3)).then_some(())
+    })
+    .await;
+    app.drain().await;
+    assert_eq!(app.list("status=failed").await.len(), failed.len());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_says_who_set_what_and_all_but_the_pause_is_cleared() {
+    let app = TestApp::start().await;
+    let configured = app.lane().await["settings"].clone();
+    assert_eq!(configured["retry.min_ms"]["source"], "configuration");
+    let set = json!({"paused": true, "burst": 40, "retry": {"strategy": "constant", "min_ms": 7}});
+    app.steer(&set).await.expect(200);
+    let app = app.reopen(|_| {}).await;
+    let lane = app.lane().await;
+    for (name, value) in [
+        ("paused", json!(true)),
+        ("burst", json!(40)),
+        ("retry.strategy", json!("constant")),
+        ("retry.min_ms", json!(7)),
+    ] {
+        let setting = &lane["settings"][name];
+        assert_eq!(setting["value"], value, "{name}");
+        assert_eq!(setting["configured"], configured[name]["value"], "{name}");
+        assert_eq!(
+            (
+                &setting["source"],
+                &setting["survives_restart"],
+                &setting["set_by"]
+            ),
+            (&json!("override"), &json!(true), &json!("anonymous")),
+            "{name}"
+        );
+        assert!(setting["set_at"].is_string(), "{name}");
+    }
+    assert_eq!(lane["settings"]["retry.max_ms"], configured["retry.max_ms"]);
+    let cleared = app
+        .send(app.request("DELETE", "/v1/ledgers/main/overrides"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&cleared["overrides"], &cleared["state"]),
+        (&json!({}), &json!("paused"))
+    );
+    assert_eq!(cleared["settings"]["burst"], configured["burst"]);
+    let audit = app.get("/v1/audit").await.expect(200).json();
+    assert_eq!(audit["items"][0]["action"], "DELETE /v1/ledgers/{name}/overrides");
+    app.send(app.request("DELETE", "/v1/ledgers/none/overrides"))
+        .await
+        .problem(404, "SG-0016");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_lane_whose_overrides_do_not_fit_a_new_configuration_waits_for_a_person() {
+    let app = TestApp::start().await;
+    app.steer(&json!({"rate_per_second": 20_000})).await.expect(200);
+    let app = app
+        .reopen(|settings| {
+            let worker = &mut ledger(settings).worker;
+            worker.rate_per_second = 1_000.0;
+            worker.burst = std::num::NonZeroU32::new(2).expect("not zero");
+        })
+        .await;
+    assert_eq!(app.lane().await["state"], "paused");
+    app.post(&add("hits", 1)).await.expect(202);
+    let cleared = app
+        .send(app.request("DELETE", "/v1/ledgers/main/overrides"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&cleared["state"], &cleared["rate_per_second"]),
+        (&json!("running"), &json!(1_000.0))
+    );
+    app.drain().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn backpressure_is_set_for_the_running_gateway_and_the_next_one() {
+    let app = TestApp::stalled().await;
+    let set =
+        async |app: &TestApp, body: Value| app.send(app.request("PATCH", "/v1/settings").json(&body)).await;
+    let now = set(&app, json!({"backpressure": {"mode": "drop", "max_pending": 1}}))
+        .await
+        .expect(200)
+        .json();
+    let mode = &now["settings"]["backpressure.mode"];
+    assert_eq!(
+        (&mode["value"], &mode["configured"], &mode["source"]),
+        (&json!("drop"), &json!("buffer"), &json!("override"))
+    );
+    app.post(&add("hits", 1)).await.expect(202);
+    app.post(&add("hits", 1)).await.problem(503, "SG-0011");
+    let app = app.reopen(|_| {}).await;
+    assert_eq!(app.get("/v1/settings").await.expect(200).json(), now);
+    app.post(&add("hits", 1)).await.problem(503, "SG-0011");
+    for (body, pointer) in [
+        (json!({"backpressure": {"mode": "hope"}}), "/backpressure/mode"),
+        (
+            json!({"backpressure": {"max_pending": 0}}),
+            "/backpressure/max_pending",
+        ),
+        (json!({"log": {"level": "ifno"}}), "/log/level"),
+        (json!({"log": {"format": "json"}}), "/log/format"),
+        (json!({"store": {}}), "/store"),
+    ] {
+        let refused = set(&app, body).await.problem(422, "SG-0002");
+        assert_eq!(refused["errors"][0]["pointer"], pointer);
+    }
+    let back = set(&app, json!({"backpressure": null})).await.expect(200).json();
+    assert_eq!(back["settings"]["backpressure.mode"]["source"], "configuration");
+    app.post(&add("hits", 1)).await.expect(202);
+    let app = app.reopen(fast).await;
+    app.drain().await;
     app.finish().await;
 }

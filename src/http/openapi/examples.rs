@@ -202,8 +202,13 @@ pub(crate) fn lane() -> Value {
         "max_in_flight": 256,
         "batch_size": 50,
         "batch_timeout_ms": 20,
+        "retry": {"strategy": "jitter", "min_ms": 50, "max_ms": 500, "max_attempts": 20},
         "paused": false,
         "overrides": {"rate_per_second": 100.0},
+        "settings": {
+            "rate_per_second": overridden(json!(100.0), json!(50.0)),
+            "retry.min_ms": configured(json!(50)),
+        },
         "accepted": 5210,
         "done": 5180,
         "failed": 13,
@@ -220,6 +225,37 @@ pub(crate) fn lane() -> Value {
             "submissions": 430,
         }]},
     })
+}
+
+fn overridden(value: Value, configured: Value) -> Value {
+    json!({
+        "value": value,
+        "configured": configured,
+        "source": "override",
+        "survives_restart": true,
+        "set_by": "key:ab12cd34",
+        "set_at": "2026-01-31T11:58:20.100Z",
+    })
+}
+
+fn configured(value: Value) -> Value {
+    json!({
+        "value": value.clone(),
+        "configured": value,
+        "source": "configuration",
+        "survives_restart": true,
+        "set_by": null,
+        "set_at": null,
+    })
+}
+
+/// What is not one lane's.
+pub(crate) fn settings() -> Value {
+    json!({"settings": {
+        "backpressure.max_pending": overridden(json!(50_000), json!(1_000_000)),
+        "backpressure.mode": overridden(json!("drop"), json!("buffer")),
+        "log.level": configured(json!("info")),
+    }})
 }
 
 /// A key, with its token or without.

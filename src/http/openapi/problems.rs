@@ -17,7 +17,7 @@ macro_rules! pages {
 const PAGES: &[(&str, &str)] = &pages![
     "SG-0001" "SG-0002" "SG-0003" "SG-0004" "SG-0005" "SG-0006" "SG-0007" "SG-0008" "SG-0009" "SG-0010" "SG-0011"
     "SG-0012" "SG-0013" "SG-0014" "SG-0015" "SG-0016" "SG-0017" "SG-0018" "SG-0019" "SG-0020" "SG-0021" "SG-0022"
-    "SG-0023" "SG-0024" "SG-0025" "SG-0026" "SG-0029"
+    "SG-0023" "SG-0024" "SG-0025" "SG-0026" "SG-0029" "SG-0030"
 ];
 
 /// What every route with a body may answer.

@@ -4,8 +4,10 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::config::BackpressureMode;
 use crate::domain::{
-    Argument, AttemptOutcome, LedgerName, ReadWriteSet, Stage, Status, TenantName, Timestamp, TransactionId,
+    Argument, AttemptOutcome, DelayStrategy, LedgerName, ReadWriteSet, Stage, Status, TenantName, Timestamp,
+    TransactionId,
 };
 
 /// Declares the schema of a type.
@@ -84,6 +86,10 @@ pub(crate) struct ConflictKey;
 pub(crate) struct Labels;
 /// What a key may do.
 pub(crate) struct ScopeName;
+/// How the delay before another try is chosen.
+pub(crate) struct StrategyName;
+/// What happens when producers are faster than the ledgers.
+pub(crate) struct ModeName;
 /// One event of a stream.
 pub(crate) struct StreamEvent;
 /// What else there is no type for.
@@ -105,6 +111,11 @@ schema! {
         .additional_properties(Some(short(0, 512)));
     /// What a key may do.
     ScopeName => one_of(["submit", "read", "operate"]);
+    /// How the delay before another try is chosen: anywhere between the shortest and the longest, always the shortest, or
+    /// with a ceiling that doubles.
+    StrategyName => one_of(DelayStrategy::ALL.map(DelayStrategy::as_str));
+    /// What happens when producers are faster than the ledgers: accept always; refuse above a limit; accept and tell them.
+    ModeName => one_of(BackpressureMode::ALL.map(BackpressureMode::as_str));
     /// One event of the stream.
     StreamEvent => ObjectBuilder::new()
         .property("event", one_of(["ready", "transaction", "position", "reset"]))

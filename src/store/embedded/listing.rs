@@ -130,6 +130,42 @@ pub(super) fn removals(
     limit: usize,
 ) -> Result<Vec<Mutation>, StoreError> {
     let mut found = Vec::new();
+    settled(engine, ledgers, status, before, &mut |tx, _| {
+        found.push(super::removal(&tx));
+        found.len() < limit
+    })?;
+    Ok(found)
+}
+
+/// Up to `limit` of these records themselves, up to [`MOST_BYTES`].
+pub(super) fn settled_before(
+    engine: &dyn KvEngine,
+    ledgers: &[LedgerName],
+    status: Status,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<Transaction>, StoreError> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    settled(engine, ledgers, status, before, &mut |tx, length| {
+        found.push(tx);
+        bytes += length;
+        found.len() < limit && bytes < MOST_BYTES
+    })?;
+    Ok(found)
+}
+
+/// Shows the records of `status` that were settled before `before`, each with the length of what is stored, ledger by
+/// ledger and oldest first, as long as `visit` wants more; at most [`MAX_LOOKED_AT`] of a ledger.
+fn settled(
+    engine: &dyn KvEngine,
+    ledgers: &[LedgerName],
+    status: Status,
+    before: Timestamp,
+    visit: &mut dyn FnMut(Transaction, usize) -> bool,
+) -> Result<(), StoreError> {
+    if status == Status::Pending {
+        return Ok(());
+    }
     for ledger in ledgers {
         let mut ids = Vec::new();
         // Accepted before it was settled: nothing newer than `before` can qualify.
@@ -146,18 +182,16 @@ pub(super) fn removals(
             })
             .map_err(store_error)?;
         for id in ids {
-            if let Some((tx, _)) = load_one(engine, id)?
+            if let Some((tx, length)) = load_one(engine, id)?
                 && tx.status() == status
                 && tx.updated_at < before
+                && !visit(tx, length)
             {
-                found.push(super::removal(&tx));
-                if found.len() == limit {
-                    return Ok(found);
-                }
+                return Ok(());
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Up to `limit` submitted records of a ledger. They are among those that a worker has looked at before, which

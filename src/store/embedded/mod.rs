@@ -463,13 +463,7 @@ impl TransactionStore for EmbeddedStore {
     }
 
     async fn prune(&self, status: Status, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let ledgers: Vec<_> = self
-            .shared
-            .counts()
-            .into_keys()
-            .filter(|(_, counted)| *counted == status)
-            .map(|(ledger, _)| ledger)
-            .collect();
+        let ledgers = self.shared.ledgers_with(status);
         let old = self
             .blocking(move |engine| listing::removals(engine, &ledgers, status, before, limit))
             .await?;
@@ -477,6 +471,23 @@ impl TransactionStore for EmbeddedStore {
             return Ok(0);
         }
         let verdicts = self.write(old).await?;
+        Ok(made(&verdicts))
+    }
+
+    async fn settled_before(
+        &self,
+        status: Status,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, StoreError> {
+        let ledgers = self.shared.ledgers_with(status);
+        self.blocking(move |engine| listing::settled_before(engine, &ledgers, status, before, limit))
+            .await
+    }
+
+    async fn remove_settled(&self, records: &[Transaction]) -> Result<usize, StoreError> {
+        let removals = records.iter().filter(|tx| tx.is_settled()).map(removal);
+        let verdicts = self.write(removals.collect()).await?;
         Ok(made(&verdicts))
     }
 

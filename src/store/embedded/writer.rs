@@ -107,6 +107,13 @@ impl Shared {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The ledgers that have, or had, records of this status.
+    pub(super) fn ledgers_with(&self, status: Status) -> Vec<LedgerName> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = counts.keys().filter(|(_, counted)| *counted == status);
+        counted.map(|(ledger, _)| ledger.clone()).collect()
+    }
+
     pub(super) fn pending_of(&self, tenant: &TenantName) -> u64 {
         let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.get(tenant).copied().unwrap_or_default()

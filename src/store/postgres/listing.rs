@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::failure::Failure;
 use super::row::{calendar, decode_readable, first_records, labels, plain, record, transaction_id, uuid};
 use super::session::Sessions;
-use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, TransactionId};
+use crate::domain::{LedgerName, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::store::{Filter, MOST_BYTES, Page};
 
 /// So many records are looked at for one page; a search that found too little goes on at the next page.
@@ -76,6 +76,27 @@ macro_rules! prune {
         )
     };
 }
+
+/// As [`prune`], with the status in the text.
+macro_rules! settled_before {
+    ($status:literal) => {
+        first_records!(
+            "WHERE s.status = '" $status
+            "' AND s.finished_at < to_timestamp($1::float8 / 1000) ORDER BY s.finished_at, t.id LIMIT $2",
+            by "s.finished_at, t.id", turn "finished_at, id", bytes "$3"
+        )
+    };
+}
+
+/// Rows that another process is at are left to it.
+const REMOVE: &str = "\
+WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bigint[]) AS w(status, ledger, id, version)), \
+old AS (SELECT s.status, s.ledger, s.transaction_id FROM wanted w JOIN settled s ON s.status = w.status \
+AND s.ledger = w.ledger AND s.transaction_id = w.id AND s.version = w.version FOR UPDATE OF s SKIP LOCKED), \
+gone AS (DELETE FROM settled s USING old WHERE s.status = old.status AND s.ledger = old.ledger \
+AND s.transaction_id = old.transaction_id RETURNING s.transaction_id), \
+forgotten AS (DELETE FROM transactions t USING gone WHERE t.id = gone.transaction_id) \
+SELECT count(*) AS removed FROM gone";
 
 /// The ids that may match, newest first.
 struct Candidates {
@@ -319,6 +340,39 @@ pub(super) async fn prune(
         Status::Failed => prune!("failed"),
     };
     let statement = sqlx::query(sql).bind(calendar(before)).bind(rows(limit));
+    let answer = sessions.rows(statement).await?;
+    let removed: i64 = answer.first().ok_or(Failure::Closed)?.try_get("removed")?;
+    Ok(usize::try_from(removed).unwrap_or_default())
+}
+
+pub(super) async fn settled_before(
+    sessions: &Sessions,
+    status: Status,
+    before: Timestamp,
+    limit: usize,
+) -> Result<Vec<Transaction>, Failure> {
+    let sql = match status {
+        Status::Pending => return Ok(Vec::new()),
+        Status::Done => settled_before!("done"),
+        Status::Failed => settled_before!("failed"),
+    };
+    let statement = sqlx::query(sql)
+        .bind(calendar(before))
+        .bind(rows(limit))
+        .bind(MOST_BYTES as i64);
+    Ok(decode_readable(&sessions.rows(statement).await?))
+}
+
+pub(super) async fn remove_settled(sessions: &Sessions, records: &[Transaction]) -> Result<usize, Failure> {
+    let settled: Vec<_> = records.iter().filter(|tx| tx.is_settled()).collect();
+    fn all<'t, T>(records: &[&'t Transaction], column: impl Fn(&'t Transaction) -> T) -> Vec<T> {
+        records.iter().map(|tx| column(tx)).collect()
+    }
+    let statement = sqlx::query(REMOVE)
+        .bind(all(&settled, |tx| tx.status().as_str()))
+        .bind(all(&settled, |tx| tx.request.ledger.as_str()))
+        .bind(all(&settled, |tx| uuid(tx.id)))
+        .bind(all(&settled, |tx| i64::try_from(tx.version).unwrap_or(i64::MAX)));
     let answer = sessions.rows(statement).await?;
     let removed: i64 = answer.first().ok_or(Failure::Closed)?.try_get("removed")?;
     Ok(usize::try_from(removed).unwrap_or_default())

@@ -413,6 +413,23 @@ impl TransactionStore for PostgresStore {
             .map_err(Failure::into_store_error)
     }
 
+    async fn settled_before(
+        &self,
+        status: Status,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, StoreError> {
+        listing::settled_before(&self.sessions, status, before, limit)
+            .await
+            .map_err(Failure::into_store_error)
+    }
+
+    async fn remove_settled(&self, records: &[Transaction]) -> Result<usize, StoreError> {
+        listing::remove_settled(&self.sessions, records)
+            .await
+            .map_err(Failure::into_store_error)
+    }
+
     async fn checkpoint(&self, ledger: &LedgerName) -> Result<Option<Checkpoint>, StoreError> {
         let read = async {
             let rows = self.sessions.rows(sqlx::query(CHECKPOINT).bind(ledger.as_str()));

@@ -35,22 +35,22 @@ macro_rules! record {
 }
 pub(super) use record;
 
-/// Like [`record`], the first rows `$which` in the order `$by`, as many as fit into `$bytes` bytes, and one at least;
+/// Like [`record`], the first rows `$which` (one text, in parts) in the order `$by`, as many as fit into `$bytes` bytes, and one at least;
 /// with the number of all of them, whether they fit or not, as `found`. In `$by` and `$which` the aliases stand, in
 /// `$turn` the same order without them.
 ///
 /// The lengths as they are stored come first: they need no reading of what is large, but tell little of what is
 /// compressed.
 macro_rules! first_records {
-    ($which:literal, by $by:literal, turn $turn:literal, bytes $bytes:literal) => {
+    ($($which:literal)+, by $by:literal, turn $turn:literal, bytes $bytes:literal) => {
         concat!(
-            "WITH sized AS (SELECT t.id, w.expires_at, t.request, \
+            "WITH sized AS (SELECT t.id, w.expires_at, s.finished_at, t.request, \
              COALESCE(octet_length(COALESCE(w.progress, s.progress)), 0) AS more \
              FROM transactions t \
              LEFT JOIN work w ON w.ledger = t.ledger AND w.transaction_id = t.id \
              LEFT JOIN settled s ON s.status IN ('done', 'failed') AND s.ledger = t.ledger \
              AND s.transaction_id = t.id ",
-            $which,
+            $($which,)+
             "), stored AS (SELECT *, sum(pg_column_size(request) + more) OVER (ORDER BY ",
             $turn,
             ") - pg_column_size(request) - more AS stored_before FROM sized), \

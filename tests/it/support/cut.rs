@@ -112,6 +112,19 @@ impl TransactionStore for CutStore {
         self.inner.prune(status, before, limit).await
     }
 
+    async fn settled_before(
+        &self,
+        status: Status,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Transaction>, StoreError> {
+        self.inner.settled_before(status, before, limit).await
+    }
+
+    async fn remove_settled(&self, records: &[Transaction]) -> Result<usize, StoreError> {
+        self.inner.remove_settled(records).await
+    }
+
     async fn checkpoint(&self, ledger: &LedgerName) -> Result<Option<Checkpoint>, StoreError> {
         self.inner.checkpoint(ledger).await
     }
