@@ -1,8 +1,8 @@
 //! The only place where concrete types meet: picks store, queue and ledgers, owns the tasks and their end.
 //!
 //! Shutdown has an order: say so to those who share out requests and hand over the lanes (the lame duck's time), stop
-//! taking requests, let requests and submissions under way finish within the drain time, stop the ledgers, close the store. Nothing depends on it for safety: SIGKILL is an
-//! equally good end, only less polite.
+//! taking requests, let requests and submissions under way finish within the drain time, stop the ledgers, close the
+//! store. Nothing depends on it for safety: SIGKILL is an equally good end, only less polite.
 
 pub mod alone;
 mod backup;

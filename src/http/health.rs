@@ -67,7 +67,7 @@ pub(crate) async fn live() -> Response {
         (status = 200, description = "It is", body = Readiness,
             example = json!({"status": "ready", "queue": {"kind": "embedded", "trouble": null}})),
         (status = 500, description = "SG-0013"),
-        (status = 503, description = "SG-0012, SG-0030"),
+        (status = 503, description = "SG-0012 SG-0030"),
     )
 )]
 pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> {

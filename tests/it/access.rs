@@ -188,7 +188,7 @@ async fn i10_credentials_that_are_none_are_told_apart() {
 }
 
 /// Every route that asks who calls: which scopes open it, any one of them, and whether credentials of one tenant will do.
-const ROUTES: [(&str, &str, &[&str], bool); 29] = [
+const ROUTES: [(&str, &str, &[&str], bool); 32] = [
     ("POST", "/v1/transactions", &["submit"], true),
     ("POST", "/v1/transactions/batch", &["submit"], true),
     ("GET", "/v1/transactions", &["read"], true),
@@ -214,6 +214,9 @@ const ROUTES: [(&str, &str, &[&str], bool); 29] = [
     ("GET", "/v1/ledgers", &["read"], true),
     ("GET", "/v1/ledgers/{name}", &["read"], true),
     ("PATCH", "/v1/ledgers/{name}", &["operate"], false),
+    ("DELETE", "/v1/ledgers/{name}/overrides", &["operate"], false),
+    ("GET", "/v1/settings", &["read", "operate"], false),
+    ("PATCH", "/v1/settings", &["operate"], false),
     ("POST", "/v1/webhooks", &["submit", "operate"], true),
     ("GET", "/v1/webhooks", &["read"], true),
     ("GET", "/v1/webhooks/{id}", &["read"], true),

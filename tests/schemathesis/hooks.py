@@ -26,6 +26,10 @@ def before_load_schema(context, raw_schema):
         past = {"type": ["string", "null"], "enum": ["2026-01-31T12:00:00Z", None]}
         schemas[name]["properties"]["not_before"] = past
         schemas[name]["properties"]["callback_url"] = {"enum": [TARGET, None]}
+    # In the mode drop, good requests are refused once there are too many.
+    schemas["BackpressureBody"]["properties"]["mode"] = {"enum": ["buffer", "control", None]}
+    # Directives have a grammar of their own.
+    schemas["LogBody"]["properties"]["level"] = {"enum": ["warn", "info,sluicegate::worker=debug", None]}
     # What is told goes to public addresses only.
     schemas["WebhookBody"]["properties"]["url"] = {"type": "string", "enum": [TARGET]}
     schemas["WebhookChange"]["properties"]["url"] = {"enum": [TARGET, None]}
@@ -59,6 +63,10 @@ def before_call(context, case, kwargs):
             rate = case.body.get("rate_per_second") or 100
             burst = max(case.body.get("burst") or 1, math.ceil(rate / 500))
             case.body |= {"rate_per_second": rate, "burst": burst}
+            # The longest delay is not below the shortest.
+            if isinstance(retry := case.body.get("retry"), dict):
+                least = retry.get("min_ms") or 1
+                retry |= {"min_ms": least, "max_ms": max(retry.get("max_ms") or least, least)}
         if "Idempotency-Key" in (case.headers or {}):
             case.headers["Idempotency-Key"] = f"{next(fresh)}-{case.headers['Idempotency-Key']}"[:250]
         if isinstance(case.body, list):
