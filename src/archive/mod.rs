@@ -3,7 +3,7 @@
 //! - [`storage`] is the place, [`name`] what an object is called, [`portion`] what is in it.
 //! - [`archivist`] moves what is due there: it reads a portion, writes it, reads it back, and only then removes exactly the
 //!   records that it read, if they still are as they were. [`turn`] keeps the nodes of a cluster from doing so twice.
-//! - [`search`] finds records again, with nothing but the archive.
+//! - [`mod@search`] finds records again, with nothing but the archive.
 //!
 //! An object never changes, and its name bears the SHA-256 of its bytes, so whoever reads it can tell whether it is whole.
 //! A crash at any point leaves records in the store, in the archive, or in both. What was read once more is written once

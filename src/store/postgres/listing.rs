@@ -77,7 +77,7 @@ macro_rules! prune {
     };
 }
 
-/// As [`prune`], with the status in the text.
+/// As [`prune!`], with the status in the text.
 macro_rules! settled_before {
     ($status:literal) => {
         first_records!(
