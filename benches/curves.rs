@@ -33,7 +33,11 @@ fn main() {
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    let curves: [(&str, fn() -> Plot); 3] = [("rate", rate), ("in-flight", in_flight), ("retries", retries)];
+    let curves = [
+        ("rate", rate as fn() -> Plot),
+        ("in-flight", in_flight),
+        ("retries", retries),
+    ];
     for (name, curve) in curves {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             let plot = curve();

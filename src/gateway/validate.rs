@@ -130,10 +130,12 @@ pub(super) fn validate<'a>(
         )
     });
     for (label, value) in &request.metadata {
-        let fits = (1..=MAX_LABEL_KEY).contains(&label.len()) && value.len() <= MAX_LABEL_VALUE;
+        // Characters, not bytes: that is what JSON Schema counts, which tells clients of these bounds.
+        let (name, text) = (label.chars().count(), value.chars().count());
+        let fits = (1..=MAX_LABEL_KEY).contains(&name) && text <= MAX_LABEL_VALUE;
         faults.require(fits, pointer("metadata", label), || {
             format!(
-                "a label has a name of 1 to {MAX_LABEL_KEY} bytes and a value of at most {MAX_LABEL_VALUE}"
+                "a label has a name of 1 to {MAX_LABEL_KEY} characters and a value of at most {MAX_LABEL_VALUE}"
             )
         });
     }

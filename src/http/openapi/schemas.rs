@@ -104,7 +104,7 @@ schema! {
     ))));
     /// A key that the call is expected to write, 1 to 256 bytes.
     ConflictKey => short(1, 256);
-    /// Up to 32 labels: names of 1 to 64 bytes, values of at most 512.
+    /// Up to 32 labels: names of 1 to 64 characters, values of at most 512.
     Labels => ObjectBuilder::new()
         .max_properties(Some(32))
         .property_names(Some(short(1, 64)))
