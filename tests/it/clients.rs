@@ -2,7 +2,7 @@
 //!
 //! What a language needs and this machine lacks is said, and that language left out; `.ci/run` installs everything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use axum::http::HeaderMap;
@@ -11,6 +11,7 @@ use sluicegate::config::BackpressureMode;
 use standardwebhooks::Webhook;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::OnceCell;
 
 use crate::basics::skipped;
 use crate::proxy::{Fault, Proxy};
@@ -88,6 +89,19 @@ impl Client {
     }
 }
 
+/// Where the client in TypeScript is, once its types were found to be right.
+async fn typed() -> &'static Path {
+    static TYPED: OnceCell<PathBuf> = OnceCell::const_new();
+    let check = async || {
+        let folder = node::install("tests/clients").await;
+        std::fs::copy(Path::new(FOLDER).join("gateway.ts"), folder.join("gateway.ts")).expect("copied");
+        let words = ["node_modules/typescript/bin/tsc", "--project", "."];
+        node::run(node::command(&folder).args(words)).await;
+        folder
+    };
+    TYPED.get_or_init(check).await
+}
+
 /// Those that this machine can run.
 async fn clients() -> Vec<Client> {
     let file = |name: &str| Path::new(FOLDER).join(name);
@@ -126,12 +140,9 @@ async fn clients() -> Vec<Client> {
             ));
         }
     }
-    let typed = node::install("tests/clients").await;
-    std::fs::copy(file("gateway.ts"), typed.join("gateway.ts")).expect("copied");
-    let words = ["node_modules/typescript/bin/tsc", "--project", "."];
-    node::run(node::command(&typed).args(words)).await;
+    let typed = typed().await;
     found.push(Client::new("typescript", move || {
-        let mut command = node::command(&typed);
+        let mut command = node::command(typed);
         command.arg("gateway.ts");
         command
     }));

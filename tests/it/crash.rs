@@ -104,8 +104,9 @@ async fn campaign(engine: &str, seed: u64) {
     let api = Api::of(&gateway);
     judge(&api, &accepted).await;
     eprintln!("{engine}: {} accepted over {ROUNDS} kills", accepted.len());
+    // Not a measure of speed, which is that of the machine: it shows that there was something to lose in each round.
     assert!(
-        accepted.len() > ROUNDS * 10,
+        accepted.len() > ROUNDS * 2,
         "the clients hardly got through: {}",
         accepted.len()
     );

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 /// Runs a command to its end, which has to be a good one.
 pub(crate) async fn run(command: &mut Command) -> Output {
@@ -24,6 +25,9 @@ pub(crate) async fn run(command: &mut Command) -> Output {
 /// A copy of the program in `folder`, with its packages, below `target`. They are installed anew only if what is
 /// locked has changed.
 pub(crate) async fn install(folder: &str) -> PathBuf {
+    // Tests run side by side, and two installations in one folder destroy each other.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join(sources.file_name().expect("a name"));
     std::fs::create_dir_all(&copy).expect("a folder");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 /// Runs a command to its end, whatever that is.
 pub(crate) async fn run(command: &mut Command) -> Output {
@@ -23,6 +24,9 @@ pub(crate) fn said(output: &Output) -> String {
 /// The programs that `sources` requires: the folder with their commands, below `target`. Installed anew only if what is
 /// required has changed.
 pub(crate) async fn install(sources: &Path) -> PathBuf {
+    // Tests run side by side, and two installations in one folder destroy each other.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(sources.file_name().expect("a name"));
     let wanted = sources.join("requirements.txt");
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
