@@ -129,12 +129,11 @@ impl Api {
         if backpressure.mode != BackpressureMode::Control {
             return;
         }
-        let Some(lane) = self.gateway.lane(ledger) else {
+        let Some((rate, backlog)) = self.gateway.pace(ledger) else {
             return;
         };
-        let rate = lane.settings.rate_per_second;
-        let room = backpressure.max_pending.get().saturating_sub(lane.backlog);
-        let drained_in = (lane.backlog as f64 / rate).ceil();
+        let room = backpressure.max_pending.get().saturating_sub(backlog);
+        let drained_in = (backlog as f64 / rate).ceil();
         let policy = format!("\"{ledger}\";q={};w=1", rate.ceil());
         let limit = format!("\"{ledger}\";r={room};t={drained_in}");
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", limit)] {

@@ -114,6 +114,10 @@ impl Adaptation {
         }
     }
 
+    pub(super) fn settings(&self) -> AdaptiveSettings {
+        self.settings
+    }
+
     pub(super) fn adapted(&self) -> Adapted {
         self.now
     }

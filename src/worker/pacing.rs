@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::adaptive::{Adaptation, Adapted};
 use super::limiter::RateLimiter;
-use crate::config::{AdaptiveSettings, WorkerSettings};
+use crate::config::WorkerSettings;
 
 pub(crate) struct Pacing {
     /// Lets batches begin at the pace of the ledger, so that nothing is claimed long before it can be sent.
@@ -19,7 +19,6 @@ pub(crate) struct Pacing {
 struct State {
     rate: f64,
     burst: NonZeroU32,
-    adaptive: Option<AdaptiveSettings>,
     /// `None` if the rate is the limit.
     adaptation: Option<Adaptation>,
 }
@@ -33,7 +32,6 @@ impl Pacing {
             state: Mutex::new(State {
                 rate,
                 burst,
-                adaptive: settings.adaptive,
                 adaptation: adaptation(settings),
             }),
         }
@@ -46,8 +44,7 @@ impl Pacing {
     /// Sets another limit. What is known of the ledger stays known, unless it is to be judged otherwise.
     pub(crate) fn set(&self, settings: &WorkerSettings) {
         let mut state = self.state();
-        if state.adaptive != settings.adaptive {
-            state.adaptive = settings.adaptive;
+        if state.adaptation.as_ref().map(Adaptation::settings) != settings.adaptive {
             state.adaptation = adaptation(settings);
         }
         let rate = match &mut state.adaptation {
