@@ -21,8 +21,8 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 use sluicegate::clock::{Clock, SystemClock};
 use sluicegate::config::{QueueType, RabbitSettings, ServerUrl};
 use sluicegate::domain::{LedgerName, TransactionId};
-use sluicegate::queue::WorkQueue;
 use sluicegate::queue::rabbit::RabbitQueue;
+use sluicegate::queue::{Traces, WorkQueue};
 use sluicegate::telemetry::metrics::Metrics;
 use support::median;
 
@@ -183,7 +183,7 @@ async fn announce(queue: &RabbitQueue, ledger: &LedgerName, run: Duration) -> f6
     while begun.elapsed() < run {
         let ids: Vec<TransactionId> = (0..BATCH).map(|_| TransactionId::new()).collect();
         let confirmed = queue
-            .publish(ledger, &ids, SystemClock.now())
+            .publish(ledger, &ids, SystemClock.now(), &Traces::default())
             .await
             .expect("publishes");
         assert!(confirmed.iter().all(|yes| *yes));

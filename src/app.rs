@@ -48,6 +48,7 @@ use crate::reread;
 use crate::store::TransactionStore;
 use crate::store::embedded::DataFolder;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::Push;
 use crate::webhooks::{self, Webhooks};
 use crate::worker::{Lane, LaneParts};
 
@@ -65,6 +66,7 @@ pub struct App {
     tls: Option<Arc<Tls>>,
     gateway: Arc<Gateway>,
     metrics: Metrics,
+    push: Push,
     lanes: Vec<Arc<Lane>>,
     relays: Vec<Relay>,
     reconciler: Reconciler,
@@ -115,7 +117,11 @@ pub async fn build_with(
         .map(Tls::open)
         .transpose()?
         .map(Arc::new);
-    let metrics = Metrics::new().context("set up metrics")?;
+    let push = Push::start(settings.otlp.as_ref()).context("push telemetry (otlp)")?;
+    let (metrics, tracer) = (
+        Metrics::pushed(push.meter()).context("set up metrics")?,
+        push.tracer(),
+    );
     if let Some(tls) = &tls {
         show_end(&metrics, tls);
     }
@@ -157,6 +163,7 @@ pub async fn build_with(
             settings: ledger.worker,
             retry: ledger.retry,
             metrics: metrics.lane(name),
+            tracer: tracer.clone(),
             tasks: tasks.clone(),
         };
         lanes.insert(name.clone(), Arc::new(Lane::new(parts)));
@@ -174,6 +181,7 @@ pub async fn build_with(
                 queue: queue.clone(),
                 clock: clock.clone(),
                 metrics: metrics.queue(ledger),
+                tracer: tracer.clone(),
             };
             settings.ledgers.keys().map(relay).collect()
         }
@@ -207,6 +215,7 @@ pub async fn build_with(
         keep: settings.retention.deliveries,
         show: http::show,
         metrics: metrics.webhooks(),
+        tracer: tracer.clone(),
         tasks: tasks.clone(),
     })
     .await
@@ -233,6 +242,7 @@ pub async fn build_with(
         tls,
         gateway,
         metrics,
+        push,
         lanes: lanes.into_values().collect(),
         relays,
         reconciler,
@@ -283,6 +293,7 @@ impl App {
             tls,
             gateway,
             metrics,
+            push,
             lanes,
             relays,
             reconciler,
@@ -302,13 +313,14 @@ impl App {
         let leaving = gateway.clone();
         let stop = CancellationToken::new();
         let shown = metrics.clone();
+        let telemetry = (metrics, push.tracer());
         // The lanes are first to go, so that other workers have them while this process still answers.
         let stop_lanes = stop.child_token();
         let router = match settings.role {
             Role::All | Role::Api => {
-                http::router(gateway, auth.clone(), metrics, &settings.http, tasks.clone())
+                http::router(gateway, auth.clone(), telemetry, &settings.http, tasks.clone())
             }
-            Role::Worker => http::probes(gateway, auth.clone(), metrics, &settings.http, tasks.clone()),
+            Role::Worker => http::probes(gateway, auth.clone(), telemetry, &settings.http, tasks.clone()),
         };
         let lanes = match settings.role {
             Role::All | Role::Worker => lanes,
@@ -385,6 +397,7 @@ impl App {
                 "some tasks did not end; what they had stored is safe"
             );
         }
+        push.end().await;
         match early {
             None => Ok(()),
             Some(Ok(())) => anyhow::bail!("a part of the gateway stopped without being told to"),

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::LedgerName;
+use crate::domain::{LedgerName, TransactionId};
 use crate::failpoint;
 use crate::queue::{QueueError, WorkQueue};
 use crate::store::{Mark, StoreError, TransactionStore};
 use crate::telemetry::metrics::QueueMetrics;
+use crate::telemetry::{Span, SpanKind, TraceContext, Tracer};
 
 /// Announced together: enough that the commit that notes it costs little beside it.
 const BATCH: usize = 2_048;
@@ -50,6 +51,8 @@ pub struct Relay {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub metrics: QueueMetrics,
+    /// What is traced.
+    pub tracer: Tracer,
 }
 
 /// Why a round came to nothing. Nothing is lost: the marks are where they were.
@@ -127,7 +130,9 @@ impl Relay {
         let ids: Vec<_> = marks.iter().map(|mark| mark.id).collect();
         let at = self.clock.now();
         failpoint::reached("announce-before-publish");
-        let confirmed = self.queue.publish(&self.ledger, &ids, at).await?;
+        let (spans, traces) = self.traces(&ids).await.into_iter().unzip();
+        let confirmed = self.queue.publish(&self.ledger, &ids, at, &traces).await?;
+        drop::<Vec<Span>>(spans);
         let announced: Vec<_> = marks
             .iter()
             .zip(confirmed)
@@ -145,6 +150,23 @@ impl Relay {
             .into());
         }
         Ok(())
+    }
+
+    /// Begins a span for each that is traced; the place of it goes with its message. Records are read for that, so only where
+    /// traces are collected.
+    async fn traces(&self, ids: &[TransactionId]) -> Vec<(Span, (TransactionId, TraceContext))> {
+        if !self.tracer.is_on() {
+            return Vec::new();
+        }
+        let records = self.store.get_many(ids).await;
+        let traced = records.into_iter().flatten().flatten().filter_map(|tx| {
+            let above = self.tracer.place_of(&tx)?;
+            let mut span = self.tracer.start("announce", SpanKind::Producer, Some(above));
+            span.is_of(&tx);
+            let place = span.place()?;
+            Some((span, (tx.id, place)))
+        });
+        traced.collect()
     }
 
     /// Makes due again what was announced and is not in the queue any more.

@@ -15,6 +15,7 @@ use crate::app::devnet::{self, Devnet, DevnetSettings};
 use crate::config::{LogSettings, SimulatorSettings};
 use crate::devnet::{CrashPoint, Fault, NetworkSettings, Policy};
 use crate::telemetry;
+use crate::telemetry::otlp::LogPush;
 
 /// The file in the devnet's folder that `sluicegate serve --config` takes as it is; written at every start.
 const CONFIG: &str = "gateway.toml";
@@ -119,7 +120,7 @@ fn block_size(text: &str) -> Result<NonZeroU32, String> {
 
 pub(super) async fn run(args: DevnetArgs) -> anyhow::Result<ExitCode> {
     let log = LogSettings::default();
-    telemetry::start_logging(&log.level, log.format)?;
+    telemetry::start_logging(&log.level, log.format, &LogPush::default())?;
     let settings = DevnetSettings {
         listen: args.listen,
         folder: args.data,

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{ConfigArgs, print};
 use crate::app::Reloads;
 use crate::config::{self, BackendSettings, QueueSettings, Role, Settings, StoreSettings};
+use crate::telemetry::otlp::LogPush;
 use crate::{app, telemetry};
 
 /// Run the gateway
@@ -72,7 +73,8 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 .map_or_else(String::new, |role| role.get_name().to_owned())
         );
     }
-    telemetry::start_logging(&settings.log.level, settings.log.format)?;
+    let logs = LogPush::start(settings.otlp.as_ref())?;
+    telemetry::start_logging(&settings.log.level, settings.log.format, &logs)?;
     #[cfg(feature = "failpoints")]
     crate::failpoint::arm()?;
     allow_many_connections();
@@ -100,10 +102,12 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
         std::future::pending().await
     };
-    tokio::select! {
-        ended = run => ended?,
-        () = read_again => {}
-    }
+    let ended = tokio::select! {
+        ended = run => ended,
+        () = read_again => Ok(()),
+    };
+    logs.end().await;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,6 +14,7 @@ mod fabric;
 mod fabric_tests;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzed;
+mod otlp;
 mod postgres;
 mod problem;
 mod rabbitmq;
@@ -36,6 +37,7 @@ pub use access::{AuthSettings, JwksSource, JwtSettings, TenantRate, TenantSettin
 pub use archive::{ArchivePlace, ArchiveSettings, BucketCredentials, BucketSettings};
 pub(crate) use fabric::is_chaincode_name;
 pub use fabric::{FabricSettings, KeysKept, PrivateKey};
+pub use otlp::OtlpSettings;
 pub use postgres::PostgresSettings;
 pub use problem::{ConfigError, Origin, Problem};
 pub use rabbitmq::{QueueType, RabbitSettings, TlsIdentity};

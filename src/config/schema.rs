@@ -20,7 +20,7 @@ use super::settings::{
     WorkerSettings,
 };
 use super::tree::Table;
-use super::{access, archive, fabric, postgres, rabbitmq, webhooks};
+use super::{access, archive, fabric, otlp, postgres, rabbitmq, webhooks};
 use crate::domain::{DelayStrategy, LedgerName, RetryPolicy, RetrySettings};
 use crate::kv::EngineKind;
 
@@ -40,6 +40,7 @@ pub(super) fn settings(tree: Table, findings: &Findings) -> Settings {
         archive: archive::read(root.section("archive")),
         webhooks: webhooks::read(root.section("webhooks")),
         log: log(root.section("log")),
+        otlp: otlp::read(root.section("otlp")),
         shutdown: shutdown(root.section("shutdown")),
         ledgers,
     };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::access::{AuthSettings, TenantSettings, TlsSettings};
 use super::archive::ArchiveSettings;
 use super::fabric::FabricSettings;
+use super::otlp::OtlpSettings;
 use super::postgres::PostgresSettings;
 use super::rabbitmq::RabbitSettings;
 use super::webhooks::WebhookSettings;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub webhooks: WebhookSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Where metrics, traces and logs are pushed to, if anywhere.
+    pub otlp: Option<OtlpSettings>,
     /// How the gateway stops.
     pub shutdown: ShutdownSettings,
     /// The ledgers by name; never empty.
@@ -90,6 +93,7 @@ impl Default for Settings {
             archive: None,
             webhooks: WebhookSettings::default(),
             log: LogSettings::default(),
+            otlp: None,
             shutdown: ShutdownSettings::default(),
             ledgers: LedgerName::new(DEFAULT_LEDGER)
                 .map(|name| (name, LedgerSettings::default()))

@@ -21,11 +21,11 @@ use super::dto::TransactionView;
 use super::error::{ApiError, Code, Problem};
 use super::openapi::examples;
 use super::params::{self, Pairs};
-use super::trace::TraceContext;
 use super::transactions::json;
 use crate::domain::TransactionId;
 use crate::failpoint;
 use crate::gateway::{Gateway, Item, Scope, Stored};
+use crate::telemetry::TraceContext;
 
 /// So many items a batch may have.
 const MAX_ITEMS: usize = 1_000;

@@ -20,6 +20,7 @@ use crate::auth::Authenticator;
 use crate::config::HttpSettings;
 use crate::domain::Transaction;
 use crate::gateway::Gateway;
+use crate::telemetry::Tracer;
 
 /// The API without a socket.
 pub(crate) struct Fuzzed(Api);
@@ -35,7 +36,7 @@ impl Fuzzed {
         Self(Api::new(
             gateway,
             auth,
-            metrics,
+            (metrics, Tracer::default()),
             settings,
             tasks,
             Document::default(),

@@ -54,13 +54,13 @@ use crate::config::HttpSettings;
 use crate::gateway::Gateway;
 use crate::share::Places;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{FutureExt, Tracer};
 use crate::webhooks::Webhooks;
 
 pub use dto::{show, show_archived};
 pub use error::Code;
 pub use server::serve;
 pub use tls::{Tls, TlsError};
-pub use trace::TraceContext;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -68,6 +68,7 @@ pub(crate) struct Api {
     gateway: Arc<Gateway>,
     auth: Arc<Authenticator>,
     metrics: Metrics,
+    tracer: Tracer,
     body_limits: BodyLimits,
     longest_wait: Duration,
     /// Where those who follow changes get them from.
@@ -90,7 +91,7 @@ impl Api {
     fn new(
         gateway: Arc<Gateway>,
         auth: Arc<Authenticator>,
-        metrics: Metrics,
+        (metrics, tracer): (Metrics, Tracer),
         settings: &HttpSettings,
         tasks: TaskTracker,
         document: Document,
@@ -104,6 +105,7 @@ impl Api {
             gateway,
             auth,
             metrics,
+            tracer,
             body_limits: BodyLimits {
                 bytes: settings.max_body_bytes,
                 time: settings.body_timeout,
@@ -118,12 +120,19 @@ impl Api {
 pub fn router(
     gateway: Arc<Gateway>,
     auth: Arc<Authenticator>,
-    metrics: Metrics,
+    telemetry: (Metrics, Tracer),
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = api().split(settings);
-    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
+    let api = Api::new(
+        gateway,
+        auth,
+        telemetry,
+        settings,
+        tasks,
+        Document::new(&document),
+    );
     finish(routes.merge(console::pages()).merge(docs::pages()), api, settings)
 }
 
@@ -131,12 +140,19 @@ pub fn router(
 pub fn probes(
     gateway: Arc<Gateway>,
     auth: Arc<Authenticator>,
-    metrics: Metrics,
+    telemetry: (Metrics, Tracer),
     settings: &HttpSettings,
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = operations().split(settings);
-    let api = Api::new(gateway, auth, metrics, settings, tasks, Document::new(&document));
+    let api = Api::new(
+        gateway,
+        auth,
+        telemetry,
+        settings,
+        tasks,
+        Document::new(&document),
+    );
     finish(routes, api, settings)
 }
 
@@ -215,15 +231,23 @@ async fn around(State(api): State<Api>, mut request: Request, next: Next) -> Res
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
     let method = known_method(request.method().as_str());
-    let trace = Trace::of(request.headers());
+    let mut trace = Trace::of(request.headers());
+    trace.begin(&api.tracer, method, route);
     if let Some(context) = trace.context() {
         request.extensions_mut().insert(context);
     }
     let mut response = match unknown_query(&api, method, route, request.uri()) {
         Some(refusal) => refusal.into_response(),
-        None => next.run(request).instrument(trace.span()).await,
+        None => {
+            let answer = next.run(request).instrument(trace.log_span());
+            match trace.own() {
+                Some(own) => answer.with_context(own.as_parent()).await,
+                None => answer.await,
+            }
+        }
     };
     let status = response.status();
+    trace.end(status);
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(request.id = trace.request_id(), method, route, "a request failed");
     }

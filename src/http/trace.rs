@@ -1,89 +1,31 @@
 //! Which request this is: its own id, and the trace that it belongs to.
 //!
 //! Every answer carries an `X-Request-Id`: the client's, if it is one that a log can hold, else one made here. A
-//! client that takes part in a trace (W3C Trace Context) sends `traceparent`; it is kept for whoever handles the
-//! request as the extension [`TraceContext`], and answered with our own place in the trace. A malformed one is passed
-//! over, as the standard wants it: a trace is no reason to refuse anybody. Nothing of this outlives the request.
+//! client that takes part in a trace (W3C Trace Context) sends `traceparent`. Where traces are collected, the request is a
+//! span below it, or begins a trace. Whoever handles the request has the place of that span, or else the client's own, as the
+//! extension [`TraceContext`]; the answer has ours. A malformed one is passed over, as the standard wants it: a trace is no
+//! reason to refuse anybody. What is accepted takes its place in the trace with it; nothing else outlives the request.
 
-use std::fmt;
-
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use tracing::Span;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
+
+use crate::telemetry::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A request id that is taken over has so many visible ASCII characters at most.
 const MAX_REQUEST_ID: usize = 128;
-/// The length of `00-<32 digits>-<16 digits>-<2 digits>`.
-const TRACEPARENT_LENGTH: usize = 55;
-
-/// The place in a trace from which a request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceContext {
-    trace: u128,
-    parent: u64,
-    sampled: bool,
-}
-
-impl TraceContext {
-    /// Reads a `traceparent`. `None` if it is not one.
-    pub fn parse(text: &str) -> Option<Self> {
-        let known = text.get(..TRACEPARENT_LENGTH)?;
-        let (version, rest) = known.split_once('-')?;
-        let (trace, rest) = rest.split_once('-')?;
-        let (parent, flags) = rest.split_once('-')?;
-        let lengths = [version, trace, parent, flags].map(str::len);
-        let version = digits(version)?;
-        // A later version may say more, after another dash.
-        let rest = &text[TRACEPARENT_LENGTH..];
-        let whole = rest.is_empty() || (version > 0 && rest.starts_with('-'));
-        if lengths != [2, 32, 16, 2] || version == 0xff || !whole {
-            return None;
-        }
-        let context = Self {
-            trace: digits(trace)?,
-            parent: u64::try_from(digits(parent)?).ok()?,
-            sampled: digits(flags)? & 1 == 1,
-        };
-        (context.trace != 0 && context.parent != 0).then_some(context)
-    }
-
-    /// The next place in the same trace.
-    fn child(self) -> Self {
-        Self {
-            parent: rand::random_range(1..=u64::MAX),
-            ..self
-        }
-    }
-
-    /// The id of the trace, as 32 hexadecimal digits.
-    pub fn trace_id(&self) -> String {
-        format!("{:032x}", self.trace)
-    }
-}
-
-/// As a `traceparent`.
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = u8::from(self.sampled);
-        write!(f, "00-{:032x}-{:016x}-{flags:02x}", self.trace, self.parent)
-    }
-}
-
-/// Lower-case hexadecimal digits, and nothing else.
-fn digits(text: &str) -> Option<u128> {
-    let digits = text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-    digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()
-}
-
 /// What is known of a request before anybody has looked at it.
 pub(super) struct Trace {
     request_id: HeaderValue,
     /// Whether the client chose the id.
     given: bool,
-    context: Option<TraceContext>,
+    /// Where the client is.
+    client: Option<TraceContext>,
+    /// Where we are, if that is collected.
+    own: Option<TraceContext>,
+    span: Option<Span>,
 }
 
 impl Trace {
@@ -95,19 +37,50 @@ impl Trace {
         Self {
             request_id: given.cloned().unwrap_or_else(new_id),
             given: given.is_some(),
-            context,
+            client: context,
+            own: None,
+            span: None,
         }
     }
 
+    /// Begins the span of the request. Probes, scrapes and the console's files have none.
+    pub(super) fn begin(&mut self, tracer: &Tracer, method: &'static str, route: &str) {
+        if !tracer.is_on() || !route.starts_with("/v1/") {
+            return;
+        }
+        let mut span = tracer.start(format!("{method} {route}"), SpanKind::Server, self.client);
+        span.set(KeyValue::new("http.request.method", method));
+        span.set(KeyValue::new("http.route", route.to_owned()));
+        self.own = span.place();
+        self.span = Some(span);
+    }
+
+    /// Says how it ended.
+    pub(super) fn end(&mut self, status: StatusCode) {
+        if let Some(mut span) = self.span.take() {
+            let code = i64::from(status.as_u16());
+            span.set(KeyValue::new("http.response.status_code", code));
+            if status.is_server_error() {
+                span.fail(status.as_str().to_owned());
+            }
+        }
+    }
+
+    /// The place that goes with what comes of the request.
     pub(super) fn context(&self) -> Option<TraceContext> {
-        self.context
+        self.own.or(self.client)
+    }
+
+    /// Where we are, if that is collected.
+    pub(super) fn own(&self) -> Option<TraceContext> {
+        self.own
     }
 
     /// What is logged meanwhile names the request. A span costs more than all else that is done about one, so a
     /// request whose client looks for nothing has none, unless the log shows details.
-    pub(super) fn span(&self) -> Span {
+    pub(super) fn log_span(&self) -> tracing::Span {
         let id = self.request_id();
-        match self.context {
+        match self.context() {
             Some(context) => {
                 tracing::info_span!("request", request.id = id, trace.id = %context.trace_id())
             }
@@ -123,7 +96,8 @@ impl Trace {
     /// Tells the client.
     pub(super) fn tell(self, headers: &mut HeaderMap) {
         headers.insert(REQUEST_ID, self.request_id);
-        let ours = self.context.map(|context| context.child().to_string());
+        let ours = self.own.or_else(|| self.client.map(TraceContext::child));
+        let ours = ours.map(|place| place.to_string());
         if let Some(ours) = ours.and_then(|ours| HeaderValue::try_from(ours).ok()) {
             headers.insert(TRACEPARENT, ours);
         }
@@ -143,46 +117,6 @@ fn new_id() -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-    #[test]
-    fn a_traceparent_is_read_and_continued() {
-        let context = TraceContext::parse(GOOD).expect("good");
-        assert_eq!(context.to_string(), GOOD);
-        assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        let child = context.child();
-        assert_eq!((child.trace, child.sampled), (context.trace, true));
-        assert_ne!(child.parent, context.parent);
-        assert_eq!(TraceContext::parse(&child.to_string()), Some(child));
-        // Flags that this version does not know are not passed on; what a later version adds is passed over.
-        let later = GOOD.replacen("00-", "cc-", 1).replace("-01", "-fe-more");
-        let later = TraceContext::parse(&later).expect("of a later version");
-        assert_eq!(later.to_string(), GOOD.replace("-01", "-00"));
-    }
-
-    #[test]
-    fn what_is_no_traceparent_is_passed_over() {
-        for bad in [
-            "",
-            "00",
-            &GOOD[..54],
-            &GOOD.to_uppercase(),
-            &format!("{GOOD}-"),
-            &format!("{GOOD}0"),
-            &GOOD.replacen("00-", "cc-", 1).replace("-01", "-01more"),
-            &GOOD.replacen("00-", "ff-", 1),
-            &GOOD.replacen("00-", "0g-", 1),
-            &GOOD.replace('-', "_"),
-            &GOOD.replacen("00-0", "000-", 1),
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b71692033+1-01",
-            "00-0af7651916cd43dd8448eb211c8031é-b7ad6b7169203331-01",
-        ] {
-            assert_eq!(TraceContext::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_request_id_is_taken_over_if_it_is_sane() {

@@ -16,12 +16,12 @@ use super::dto::{AttemptsView, PageView, TransactionView};
 use super::error::{ApiError, Code};
 use super::openapi::examples;
 use super::params::{self, Name, Pairs};
-use super::trace::TraceContext;
 use crate::config::BackpressureMode;
 use crate::domain::{LedgerName, Request, Stage, Status, TenantName, Timestamp, Transaction, TransactionId};
 use crate::failpoint;
 use crate::gateway::{Accepted, Scope};
 use crate::store::Page;
+use crate::telemetry::TraceContext;
 
 /// What a client asks for when it submits.
 pub(super) struct Submission {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::embedded::EmbeddedQueue;
 use super::rabbit::broker::Broker;
 use super::rabbit::testkit;
-use super::{Consumer, Delivery, WorkQueue};
+use super::{Consumer, Delivery, Traces, WorkQueue};
 use crate::clock::{Clock, SystemClock};
 use crate::config::QueueType;
 use crate::domain::{Event, Lease, LedgerName, Transaction, TransactionId};
@@ -81,7 +81,7 @@ impl Bench {
         let ids: Vec<_> = all.iter().map(|tx| tx.id).collect();
         let published = self
             .queue
-            .publish(&main_ledger(), &ids, SystemClock.now())
+            .publish(&main_ledger(), &ids, SystemClock.now(), &Traces::default())
             .await
             .expect("publishes");
         assert_eq!(published, vec![true; count], "{}", self.name);

@@ -11,7 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Acknowledge, Consumer, Delivery, QueueError, QueueHealth, Settlement, Tenure, WorkQueue};
+use super::{
+    Acknowledge, Consumer, Delivery, QueueError, QueueHealth, Settlement, Tenure, Traces, WorkQueue,
+};
 use crate::clock::Clock;
 use crate::domain::{LedgerName, Timestamp, TransactionId};
 use crate::store::{Mark, TransactionStore};
@@ -48,6 +50,7 @@ impl WorkQueue for EmbeddedQueue {
         _: &LedgerName,
         ids: &[TransactionId],
         _: Timestamp,
+        _: &Traces,
     ) -> Result<Vec<bool>, QueueError> {
         // The due mark was stored with the record, and the store has told the consumer.
         Ok(vec![true; ids.len()])

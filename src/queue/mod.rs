@@ -10,12 +10,17 @@ pub mod rabbit;
 #[cfg(test)]
 mod conformance;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::domain::{LedgerName, Timestamp, TransactionId};
+use crate::telemetry::TraceContext;
+
+/// The traces that transactions belong to, of those that have one.
+pub type Traces = HashMap<TransactionId, TraceContext>;
 
 /// Why the queue could not do what it was asked. Asking again later can succeed.
 #[derive(Debug, Clone, Error)]
@@ -27,7 +32,7 @@ pub struct QueueError(pub String);
 pub trait WorkQueue: Send + Sync + 'static {
     /// Announces transactions to the worker of `ledger` and waits until the queue has them for good, at most
     /// some seconds. Answers, in order, which it has; the others it may or may not have. `at` goes with the
-    /// messages: see [`lost_before`](Self::lost_before).
+    /// messages: see [`lost_before`](Self::lost_before); `traces` goes with them for those who look at them.
     ///
     /// # Errors
     /// [`QueueError`]: each may or may not have been announced.
@@ -36,6 +41,7 @@ pub trait WorkQueue: Send + Sync + 'static {
         ledger: &LedgerName,
         ids: &[TransactionId],
         at: Timestamp,
+        traces: &Traces,
     ) -> Result<Vec<bool>, QueueError>;
 
     /// Starts to consume what is announced for `ledger`. Of several consumers, in whatever processes, only

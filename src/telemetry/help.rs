@@ -174,7 +174,13 @@ const HISTOGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Tells `recorder` all of it.
-pub(super) fn give(recorder: &impl Recorder) {
+/// The histograms whose names end with `ending`.
+pub(super) fn histograms(ending: &str) -> impl Iterator<Item = &'static str> {
+    let names = HISTOGRAMS.iter().map(|(name, _)| *name);
+    names.filter(move |name| name.ends_with(ending))
+}
+
+pub(super) fn give(recorder: &dyn Recorder) {
     for (name, help) in COUNTERS {
         recorder.describe_counter(KeyName::from_const_str(name), None, (*help).into());
     }

@@ -8,8 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram, with_local_recorder};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics::{
+    Counter, Gauge, Histogram, Recorder, SharedString, counter, gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_opentelemetry::{OpenTelemetryMetrics, OpenTelemetryRecorder};
+use metrics_util::layers::FanoutBuilder;
+use opentelemetry::metrics::Meter;
 
 use super::help;
 use super::history::LaneHistory;
@@ -20,10 +25,14 @@ const SECONDS: [f64; 16] = [
 ];
 const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
 
+/// Where handles come from: the registry behind `/metrics`, and what is pushed.
+type SharedRecorder = Arc<dyn Recorder + Send + Sync>;
+
 /// The registry of one gateway.
 #[derive(Clone)]
 pub struct Metrics {
-    recorder: Arc<PrometheusRecorder>,
+    prometheus: PrometheusHandle,
+    recorder: SharedRecorder,
     store: StoreMetrics,
     event_streams: Gauge,
     requests: Arc<RwLock<RequestHandles>>,
@@ -35,22 +44,43 @@ impl Metrics {
     /// # Errors
     /// If the bucket bounds above are not accepted.
     pub fn new() -> Result<Self, BuildError> {
+        Self::pushed(None)
+    }
+
+    /// An empty registry, of which `push`, if there is one, gets all that is counted.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn pushed(push: Option<Meter>) -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
             .build_recorder();
-        help::give(&recorder);
-        let store = with_local_recorder(&recorder, || StoreMetrics {
+        let prometheus = recorder.handle();
+        let recorder: SharedRecorder = match push {
+            None => Arc::new(recorder),
+            Some(meter) => {
+                let push = OpenTelemetryRecorder::new(OpenTelemetryMetrics::new(meter));
+                push.set_histogram_bounds(help::histograms("_seconds"), &SECONDS);
+                push.set_histogram_bounds(help::histograms("_size"), &SIZES);
+                let both = FanoutBuilder::default().add_recorder(recorder);
+                // It may not be moved to another thread, but shared; a gateway that pushes lasts as long as its process.
+                Arc::new(&*Box::leak(Box::new(both.add_recorder(push).build())))
+            }
+        };
+        help::give(&*recorder);
+        let store = with_local_recorder(&*recorder, || StoreMetrics {
             size: histogram!("sluicegate_store_commit_size"),
             seconds: histogram!("sluicegate_store_commit_seconds"),
             failures: counter!("sluicegate_store_commit_failures_total"),
         });
-        let event_streams = with_local_recorder(&recorder, || {
+        let event_streams = with_local_recorder(&*recorder, || {
             gauge!("sluicegate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             gauge!("sluicegate_event_streams")
         });
         Ok(Self {
-            recorder: Arc::new(recorder),
+            prometheus,
+            recorder,
             store,
             event_streams,
             requests: Arc::default(),
@@ -59,13 +89,13 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
-        self.recorder.handle().render()
+        self.prometheus.render()
     }
 
     /// Folds samples into their buckets. To be called about once a second: samples are kept one by one
     /// until then.
     pub fn fold_samples(&self) {
-        self.recorder.handle().run_upkeep();
+        self.prometheus.run_upkeep();
     }
 
     /// The store's metrics.
@@ -313,7 +343,7 @@ pub struct LaneMetrics {
     pub commit_latency: Histogram,
     /// From acceptance to done or failed.
     pub end_to_end: Histogram,
-    recorder: Arc<PrometheusRecorder>,
+    recorder: SharedRecorder,
     ledger: String,
     /// What the last minutes were like.
     pub history: Arc<LaneHistory>,

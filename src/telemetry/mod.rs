@@ -1,8 +1,11 @@
-//! What the process says about itself: logs and metrics.
+//! What the process says about itself: logs, metrics and traces.
 
 mod help;
 pub mod history;
 pub mod metrics;
+pub mod otlp;
+mod trace_context;
+mod tracer;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -10,18 +13,25 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::otlp::LogPush;
 use crate::config::LogFormat;
+
+pub use opentelemetry::KeyValue;
+pub use opentelemetry::trace::FutureExt;
+pub use trace_context::TraceContext;
+pub use tracer::{PastSpan, Span, SpanKind, Tracer};
 
 /// Sets the filter of the one log that a process has. There is none while nobody listens, as in tests.
 static FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Sync>> = OnceLock::new();
 
-/// Sends logs at `level` (a level, or `tracing` filter directives) to standard error.
+/// Sends logs at `level` (a level, or `tracing` filter directives) to standard error, and the same to `push`.
 ///
 /// # Errors
 /// If `level` cannot be parsed, or logging was set up already.
-pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
+pub fn start_logging(level: &str, format: LogFormat, push: &LogPush) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(level)?)
         .with_ansi(std::io::stderr().is_terminal())
@@ -31,16 +41,26 @@ pub fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<()> {
             let logs = logs.with_target(false).with_filter_reloading();
             let filter = logs.reload_handle();
             FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
-            logs.finish().with(discretion()).try_init()
+            logs.finish().with(pushed(push)).with(discretion()).try_init()
         }
         LogFormat::Json => {
             let logs = logs.json().flatten_event(true).with_filter_reloading();
             let filter = logs.reload_handle();
             FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
-            logs.finish().with(discretion()).try_init()
+            logs.finish().with(pushed(push)).with(discretion()).try_init()
         }
     }
     .map_err(|error| anyhow::anyhow!("start logging: {error}"))
+}
+
+/// What pushing lines makes the HTTP client say must not be pushed in its turn.
+fn pushed<S>(push: &LogPush) -> impl Layer<S> + use<S>
+where
+    S: tracing::Subscriber + for<'s> LookupSpan<'s>,
+{
+    const OWN: [&str; 4] = ["hyper", "reqwest", "rustls", "opentelemetry"];
+    let others = filter_fn(|event| !OWN.iter().any(|own| event.target().starts_with(own)));
+    push.layer().map(|layer| layer.with_filter(others))
 }
 
 /// Logs at another `level` from now on. Does nothing in a process that does not log.

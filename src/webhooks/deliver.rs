@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Webhooks;
 use super::books::{Due, Stored};
-use super::delivery::{Delivery, Progress, Verdict};
+use super::delivery::{Delivery, Outcome, Progress, Verdict};
 use super::endpoint::{CALLBACK, Disabled, Endpoint};
 use super::lanes::{Lanes, Room};
 use super::send::{Message, Sender};
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, Transaction};
 use crate::failpoint;
 use crate::store::StoreError;
+use crate::telemetry::{KeyValue, Span, SpanKind, TraceContext};
 
 /// Entries read at once.
 const PAGE: usize = 64;
@@ -231,7 +232,7 @@ impl Deliverer {
     async fn attempt(&self, lane: &str, delivery: &Delivery) -> Result<Delivery, StoreError> {
         let hooks = &self.hooks;
         let now = hooks.parts.clock.now();
-        let (endpoint, body) = match self.message(delivery).await? {
+        let (endpoint, body, record) = match self.message(delivery).await? {
             Ok(message) => message,
             Err(pointless) => {
                 self.lanes.end(lane, None, now, Duration::ZERO);
@@ -243,13 +244,16 @@ impl Deliverer {
         if endpoint.value.id != CALLBACK {
             delivery.url.clone_from(&endpoint.value.url);
         }
+        let span = self.begin(&record);
         let message = Message {
             id: delivery.id().to_string(),
             url: &delivery.url,
             secrets: endpoint.value.secrets(now).collect(),
             body,
+            trace: span.place().or_else(|| TraceContext::of(&record)),
         };
         let outcome = self.sender.attempt(message, now).await;
+        self.tell(&delivery, &outcome, span);
         let now = hooks.parts.clock.now();
         let rest = match outcome.verdict {
             Verdict::Again(rest) => rest,
@@ -282,11 +286,42 @@ impl Deliverer {
         Ok(after)
     }
 
-    /// Where to send it, and what.
+    /// Begins the span of an attempt, if its transaction is traced.
+    fn begin(&self, record: &Transaction) -> Span {
+        let tracer = &self.hooks.parts.tracer;
+        let above = tracer.place_of(record);
+        let mut span = above.map_or_else(Span::default, |above| {
+            tracer.start("POST", SpanKind::Client, Some(above))
+        });
+        span.is_of(record);
+        span
+    }
+
+    /// One line for each attempt. Not the URL, which may hold a token.
+    fn tell(&self, delivery: &Delivery, outcome: &Outcome, mut span: Span) {
+        let _entered = span.place().map(TraceContext::enter);
+        let (id, tx, attempt) = (delivery.id(), delivery.transaction, &outcome.attempt);
+        let (endpoint, took_ms) = (&delivery.endpoint, attempt.duration_ms);
+        if let Some(status) = attempt.status {
+            span.set(KeyValue::new("http.response.status_code", i64::from(status)));
+        }
+        span.set(KeyValue::new("sluicegate.webhook.id", endpoint.clone()));
+        match &attempt.error {
+            None => {
+                tracing::info!(tx.id = %tx, delivery.id = %id, endpoint, status = attempt.status, took_ms, "a webhook was received");
+            }
+            Some(error) => {
+                span.fail(error.clone());
+                tracing::info!(tx.id = %tx, delivery.id = %id, endpoint, status = attempt.status, took_ms, error, "a webhook was not received");
+            }
+        }
+    }
+
+    /// Where to send it, what, and whose it is.
     async fn message(
         &self,
         delivery: &Delivery,
-    ) -> Result<Result<(Stored<Endpoint>, Vec<u8>), Pointless>, StoreError> {
+    ) -> Result<Result<(Stored<Endpoint>, Vec<u8>, Transaction), Pointless>, StoreError> {
         let endpoint = match delivery.endpoint.as_str() {
             CALLBACK => self.hooks.callback(&delivery.tenant).await?,
             id => match self.hooks.books.endpoint(&delivery.tenant, id).await? {
@@ -310,6 +345,6 @@ impl Deliverer {
         });
         let body =
             body.map_err(|error| StoreError::Damaged(format!("{} cannot be written: {error}", record.id)))?;
-        Ok(Ok((endpoint, body)))
+        Ok(Ok((endpoint, body, record)))
     }
 }

@@ -44,6 +44,7 @@ use crate::config::WebhookSettings;
 use crate::domain::{DelayStrategy, RetrySettings, Status, TenantName, Transaction};
 use crate::store::documents::DocumentStore;
 use crate::store::{StoreError, TransactionStore};
+use crate::telemetry::Tracer;
 use crate::telemetry::metrics::WebhookMetrics;
 
 pub use delivery::{Attempt, Delivery, DeliveryId, Progress};
@@ -89,6 +90,8 @@ pub struct Parts {
     pub show: Show,
     /// What is counted.
     pub metrics: WebhookMetrics,
+    /// What is traced.
+    pub tracer: Tracer,
     /// Whose tasks the attempts are.
     pub tasks: TaskTracker,
 }

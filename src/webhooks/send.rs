@@ -15,6 +15,7 @@ use super::delivery::{Attempt, Outcome, Verdict};
 use super::sign;
 use super::target::Guard;
 use crate::domain::Timestamp;
+use crate::telemetry::TraceContext;
 
 /// So much of an answer is read, so that its connection can be used again.
 const MOST_ANSWER: usize = 16 << 10;
@@ -40,6 +41,8 @@ pub(super) struct Message<'m> {
     pub(super) secrets: Vec<&'m sign::Secret>,
     /// The payload.
     pub(super) body: Vec<u8>,
+    /// Its place in a trace, if it has one.
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Sender {
@@ -99,6 +102,10 @@ impl Sender {
             .header("webhook-timestamp", sign::seconds(now))
             .header("webhook-signature", signature)
             .body(message.body);
+        let request = match message.trace {
+            Some(trace) => request.header("traceparent", trace.to_string()),
+            None => request,
+        };
         let mut answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => {

@@ -11,6 +11,7 @@ use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{self, Change};
+use crate::telemetry::Tracer;
 use crate::telemetry::metrics::Metrics;
 
 /// One store, and as many processes on it as are asked for.
@@ -44,6 +45,7 @@ impl Site {
             keep: Some(Duration::from_secs(3_600)),
             show: |_| RawValue::from_string("{}".to_owned()),
             metrics: self.metrics.webhooks(),
+            tracer: Tracer::default(),
             tasks: TaskTracker::new(),
         };
         Webhooks::open(parts).await.expect("opens")

@@ -21,6 +21,7 @@ mod attempt;
 mod check;
 mod gate;
 mod in_flight;
+mod journal;
 mod limiter;
 mod pacing;
 mod resume;
@@ -52,6 +53,7 @@ use crate::ledger::LedgerBackend;
 use crate::notify::StatusHub;
 use crate::queue::{Consumer, Delivery, QueueError, Tenure, WorkQueue};
 use crate::store::TransactionStore;
+use crate::telemetry::Tracer;
 use crate::telemetry::metrics::LaneMetrics;
 
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
@@ -82,6 +84,8 @@ pub struct LaneParts {
     pub retry: RetryPolicy,
     /// What to count.
     pub metrics: LaneMetrics,
+    /// What is traced.
+    pub tracer: Tracer,
     /// Owns the tasks that the lane starts.
     pub tasks: TaskTracker,
 }

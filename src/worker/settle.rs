@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Lane;
 use super::resume::Subscription;
-use crate::domain::{AttemptOutcome, Checkpoint, Event, LedgerTxId, Outcome, State, Transaction};
+use crate::domain::{Checkpoint, Event, LedgerTxId, Outcome, Transaction};
 use crate::failpoint;
 use crate::ledger::Settled;
 use crate::store::{self, Change, StoreError};
@@ -176,46 +176,14 @@ impl Lane {
         }
     }
 
-    /// Stores changes in one commit, counts and tells those that were made, and answers them in order.
+    /// Stores changes in one commit, tells those that were made, and answers them in order.
     pub(super) async fn store_changes(&self, changes: Vec<Change>) -> Result<Vec<Transaction>, StoreError> {
         let news = store::swap(&*self.parts.store, changes).await?;
         for tx in &news {
-            self.count(tx);
+            self.tell(tx);
             self.parts.hub.changed(tx);
         }
         Ok(news)
-    }
-
-    fn count(&self, tx: &Transaction) {
-        let metrics = &self.parts.metrics;
-        let ending = tx
-            .history
-            .last()
-            .and_then(|attempt| Some((attempt.sent_at, attempt.ending.as_ref()?)));
-        let conflicted = ending.is_some_and(|(_, ending)| ending.outcome == AttemptOutcome::Conflict);
-        if let Some((Some(sent_at), ending)) = ending
-            && ending.at == tx.updated_at
-        {
-            metrics
-                .commit_latency
-                .record(ending.at.since(sent_at).as_secs_f64());
-            if conflicted {
-                metrics.conflicted();
-            }
-        }
-        let outcome = match &tx.state {
-            State::Done { .. } => "done",
-            State::Failed { failure } => failure.code.as_str(),
-            State::Pending { .. } => {
-                failpoint::reached("retry-before-told");
-                return metrics.retried(if conflicted { "conflict" } else { "outage" });
-            }
-            State::Parked { .. } => return metrics.parked.increment(1),
-            State::Preparing { .. } | State::Submitted { .. } => return,
-        };
-        failpoint::reached("outcome-before-told");
-        metrics.settled(outcome, tx.updated_at.since(tx.created_at));
-        tracing::debug!(tx.id = %tx.id, outcome, attempts = tx.attempts, "settled");
     }
 }
 

@@ -50,6 +50,7 @@ mod hygiene;
 mod idempotency;
 mod listing;
 mod operations;
+mod otlp;
 mod paging;
 #[path = "../support/postgres.rs"]
 mod postgres;

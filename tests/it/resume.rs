@@ -14,6 +14,7 @@ use sluicegate::notify::StatusHub;
 use sluicegate::queue::embedded::EmbeddedQueue;
 use sluicegate::store::TransactionStore;
 use sluicegate::store::embedded::EmbeddedStore;
+use sluicegate::telemetry::Tracer;
 use sluicegate::telemetry::metrics::Metrics;
 use sluicegate::worker::{Lane, LaneParts};
 use tokio::task::JoinHandle;
@@ -66,6 +67,7 @@ impl Worker {
             settings: main.worker,
             retry: main.retry,
             metrics: Metrics::new().expect("metrics").lane(&main_ledger()),
+            tracer: Tracer::default(),
             tasks: TaskTracker::new(),
         }));
         let stop = CancellationToken::new();

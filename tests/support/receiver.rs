@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, Response, Uri};
 use serde_json::Value;
 use sluicegate::config::Settings;
 use tokio::net::TcpListener;
@@ -17,6 +17,7 @@ use crate::support::{eventually, spawn};
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Got {
+    pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) at: Instant,
@@ -127,11 +128,17 @@ impl Drop for Receiver {
     }
 }
 
-async fn receive(State(inner): State<Inner>, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn receive(State(inner): State<Inner>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
     let at = Instant::now();
     let before = {
         let mut got = inner.got.lock().expect("lock");
-        got.push(Got { headers, body, at });
+        let path = uri.path().to_owned();
+        got.push(Got {
+            path,
+            headers,
+            body,
+            at,
+        });
         got.len() - 1
     };
     let script = inner.script.lock().expect("lock").clone();

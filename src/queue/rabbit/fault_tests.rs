@@ -31,7 +31,9 @@ async fn keep_announcing(
     while !stop.is_cancelled() {
         let portion = ids(200);
         let begun = Instant::now();
-        let result = queue.publish(&main_ledger(), &portion, now()).await;
+        let result = queue
+            .publish(&main_ledger(), &portion, now(), &Traces::default())
+            .await;
         longest = longest.max(begun.elapsed());
         match result {
             Ok(known) => confirmed.extend(
@@ -82,7 +84,10 @@ async fn a_broker_that_is_killed_loses_nothing_that_it_confirmed() {
     until("a confirmation", async || {
         let mut all = true;
         for queue in &queues {
-            all &= queue.publish(&main_ledger(), &ids(1), now()).await.is_ok();
+            all &= queue
+                .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+                .await
+                .is_ok();
         }
         all
     })
@@ -145,7 +150,9 @@ async fn a_broker_that_freezes_holds_up_nobody() {
     let portion = ids(3_000);
     let published = async {
         let begun = Instant::now();
-        let result = queue.publish(&main_ledger(), &portion, now()).await;
+        let result = queue
+            .publish(&main_ledger(), &portion, now(), &Traces::default())
+            .await;
         (result.err().map(|error| error.to_string()), begun.elapsed())
     };
     let consumed = async {
@@ -174,7 +181,10 @@ async fn a_broker_that_freezes_holds_up_nobody() {
     broker.cont();
     let thawed = Instant::now();
     until("a confirmation", async || {
-        queue.publish(&main_ledger(), &ids(1), now()).await.is_ok()
+        queue
+            .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+            .await
+            .is_ok()
     })
     .await;
     eprintln!("frozen: announcing again {:?} after it went on", thawed.elapsed());
@@ -202,7 +212,10 @@ async fn a_queue_without_a_leader_holds_up_no_other() {
     let queue = queue(&settings);
     let (sick, well) = (main_ledger(), LedgerName::new("well").expect("valid name"));
     announce(&queue, &ids(10)).await;
-    queue.publish(&well, &ids(10), now()).await.expect("publishes");
+    queue
+        .publish(&well, &ids(10), now(), &Traces::default())
+        .await
+        .expect("publishes");
     let mut fails = consumer(&queue).await;
     let mut stays = queue.consume(&well).await.expect("consumes");
     let _held = take(&mut *fails, 10).await;
@@ -222,7 +235,7 @@ async fn a_queue_without_a_leader_holds_up_no_other() {
     assert!(!fails.tenure().holds());
     let troubled = async {
         let begun = Instant::now();
-        let published = queue.publish(&sick, &ids(300), now()).await;
+        let published = queue.publish(&sick, &ids(300), now(), &Traces::default()).await;
         let consumed = queue.consume(&sick).await;
         eprintln!(
             "no leader: {:?}, {:?} after {:?}",
@@ -237,7 +250,10 @@ async fn a_queue_without_a_leader_holds_up_no_other() {
         let mut longest = Duration::ZERO;
         for _ in 0..40 {
             let begun = Instant::now();
-            queue.publish(&well, &ids(100), now()).await.expect("publishes");
+            queue
+                .publish(&well, &ids(100), now(), &Traces::default())
+                .await
+                .expect("publishes");
             longest = longest.max(begun.elapsed());
             take(&mut *stays, 100)
                 .await
@@ -254,7 +270,10 @@ async fn a_queue_without_a_leader_holds_up_no_other() {
     assert_eq!(queue.health().trouble, None);
     order("restart_server");
     until("a confirmation", async || {
-        queue.publish(&sick, &ids(1), now()).await.is_ok()
+        queue
+            .publish(&sick, &ids(1), now(), &Traces::default())
+            .await
+            .is_ok()
     })
     .await;
     let mut again = None;
@@ -280,7 +299,9 @@ async fn a_broker_short_of_memory_refuses_messages_and_goes_on_delivering() {
     let mut last = String::new();
     until("a refusal", async || {
         let begun = Instant::now();
-        let result = queue.publish(&main_ledger(), &ids(1_000), now()).await;
+        let result = queue
+            .publish(&main_ledger(), &ids(1_000), now(), &Traces::default())
+            .await;
         longest = longest.max(begun.elapsed());
         last = result.err().map(|error| error.to_string()).unwrap_or_default();
         last.contains("the broker refuses messages: low on memory")
@@ -292,7 +313,12 @@ async fn a_broker_short_of_memory_refuses_messages_and_goes_on_delivering() {
     assert!(trouble.contains("low on memory"), "{trouble}");
     let begun = Instant::now();
     for _ in 0..20 {
-        assert!(queue.publish(&main_ledger(), &ids(100), now()).await.is_err());
+        assert!(
+            queue
+                .publish(&main_ledger(), &ids(100), now(), &Traces::default())
+                .await
+                .is_err()
+        );
     }
     assert!(
         begun.elapsed() < Duration::from_millis(500),
@@ -401,7 +427,10 @@ async fn both_sides_show_who_they_are() {
     let refused = async |settings: &RabbitSettings| {
         let queue = queue(settings);
         let begun = Instant::now();
-        let error = queue.publish(&main_ledger(), &ids(1), now()).await.err();
+        let error = queue
+            .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+            .await
+            .err();
         assert!(begun.elapsed() < AT_MOST);
         error.expect("refused").to_string()
     };
@@ -445,7 +474,10 @@ async fn a_connection_that_leads_nowhere_is_cut() {
     blocking(|| stream.read_to_end(&mut said)).expect("is cut");
     assert_eq!(said, b"AMQP\0\0\x09\x01");
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
-    let error = queue.publish(&main_ledger(), &ids(1), now()).await.err();
+    let error = queue
+        .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+        .await
+        .err();
     assert!(error.expect("refused").to_string().contains("no answer"));
     // The one under way is cut when the queue is dropped.
     let (mut stream, _) = blocking(|| silent.accept()).expect("accepts");

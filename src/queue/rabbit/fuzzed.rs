@@ -17,7 +17,7 @@ pub(crate) fn delivery(bytes: &[u8]) {
     if let Some(id) = transaction(body) {
         assert_eq!(transaction(id.to_string().as_bytes()), Some(id));
         let at = at.unwrap_or(Timestamp::from_millis(0));
-        let sent = properties(&id.to_string(), &id, at);
+        let sent = properties(&id.to_string(), at, None);
         assert_eq!(announced_at(&sent), Some(at));
     }
 }

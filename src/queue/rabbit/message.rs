@@ -7,6 +7,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::domain::{Timestamp, TransactionId};
+use crate::telemetry::TraceContext;
 
 /// When it was announced, in milliseconds since 1970: what [`lost_before`](crate::queue::WorkQueue::lost_before)
 /// goes by.
@@ -15,14 +16,14 @@ const ANNOUNCED_AT: &str = "announced-at";
 const PERSISTENT: u8 = 2;
 
 /// What goes with the body.
-pub(super) fn properties(id: &str, transaction: &TransactionId, at: Timestamp) -> BasicProperties {
+pub(super) fn properties(id: &str, at: Timestamp, trace: Option<&TraceContext>) -> BasicProperties {
     let mut headers = FieldTable::default();
     let millis = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
     headers.insert(ANNOUNCED_AT.into(), AMQPValue::LongLongInt(millis));
-    headers.insert(
-        "traceparent".into(),
-        AMQPValue::LongString(trace_parent(transaction).into()),
-    );
+    if let Some(trace) = trace {
+        let trace = AMQPValue::LongString(trace.to_string().into());
+        headers.insert("traceparent".into(), trace);
+    }
     BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_content_type("text/plain".into())
@@ -44,26 +45,6 @@ pub(super) fn announced_at(properties: &BasicProperties) -> Option<Timestamp> {
     }
 }
 
-/// W3C trace context: all that happens to a transaction is one trace, whose id is the transaction's.
-fn trace_parent(transaction: &TransactionId) -> String {
-    let mut text = String::with_capacity(55);
-    text.push_str("00-");
-    push_hex(&mut text, transaction.as_bytes());
-    text.push('-');
-    // Zero would be invalid.
-    push_hex(&mut text, &rand::random::<u64>().max(1).to_be_bytes());
-    text.push_str("-01");
-    text
-}
-
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,7 +53,7 @@ mod tests {
     fn what_is_sent_can_be_read_back() {
         let id = TransactionId::new();
         let at = Timestamp::from_millis(1_767_225_600_007);
-        let sent = properties(&id.to_string(), &id, at);
+        let sent = properties(&id.to_string(), at, None);
         assert_eq!(announced_at(&sent), Some(at));
         assert_eq!(
             sent.message_id().as_ref().map(ShortString::as_str),
@@ -83,17 +64,5 @@ mod tests {
             assert_eq!(transaction(garbage.as_bytes()), None);
         }
         assert_eq!(announced_at(&BasicProperties::default()), None);
-    }
-
-    #[test]
-    fn the_trace_is_the_transactions() {
-        let id = TransactionId::new();
-        let text = trace_parent(&id);
-        let parts: Vec<&str> = text.split('-').collect();
-        assert_eq!(parts[0], "00");
-        assert_eq!(parts[1], id.to_string().replace('-', ""));
-        assert_eq!(parts[2].len(), 16);
-        assert_ne!(parts[2], "0000000000000000");
-        assert_eq!(text.len(), 55);
     }
 }

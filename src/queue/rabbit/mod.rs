@@ -54,7 +54,7 @@ use self::line::{Line, PAUSE};
 use self::link::{Link, SILENT, STALL};
 use self::publish::Announcement;
 use self::topology::{Created, Topology};
-use super::{Consumer, QueueError, QueueHealth, WorkQueue};
+use super::{Consumer, QueueError, QueueHealth, Traces, WorkQueue};
 use crate::config::RabbitSettings;
 use crate::domain::{LedgerName, Timestamp, TransactionId};
 use crate::telemetry::metrics::{Metrics, QueueMetrics};
@@ -164,6 +164,7 @@ impl WorkQueue for RabbitQueue {
         ledger: &LedgerName,
         ids: &[TransactionId],
         at: Timestamp,
+        traces: &Traces,
     ) -> Result<Vec<bool>, QueueError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -182,6 +183,7 @@ impl WorkQueue for RabbitQueue {
                 ledger,
                 ids,
                 at,
+                traces,
             };
             announcement.publish(longest).await
         };

@@ -25,7 +25,7 @@ use super::message::properties;
 use super::topology::{Created, Topology};
 use crate::domain::{LedgerName, Timestamp, TransactionId};
 use crate::failpoint;
-use crate::queue::QueueError;
+use crate::queue::{QueueError, Traces};
 
 /// Messages that await their confirmation, for one call. Enough to keep the broker's disk busy.
 const WINDOW: usize = 512;
@@ -46,6 +46,7 @@ pub(super) struct Announcement<'a> {
     pub(super) ledger: &'a LedgerName,
     pub(super) ids: &'a [TransactionId],
     pub(super) at: Timestamp,
+    pub(super) traces: &'a Traces,
 }
 
 /// What is known so far.
@@ -184,7 +185,7 @@ impl Announcement<'_> {
     fn hand_over<'c>(&self, channel: &'c Channel, index: usize) -> Awaited<'c> {
         let id = self.ids[index];
         let text = id.to_string();
-        let properties = properties(&text, &id, self.at);
+        let properties = properties(&text, self.at, self.traces.get(&id));
         let queue = self.topology.queue();
         Box::pin(async move {
             let options = BasicPublishOptions {

@@ -7,7 +7,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use super::RabbitQueue;
 use crate::config::{QueueType, RabbitSettings, ServerUrl};
 use crate::domain::{LedgerName, Timestamp, TransactionId};
-use crate::queue::{Consumer, Delivery, WorkQueue};
+use crate::queue::{Consumer, Delivery, Traces, WorkQueue};
 use crate::telemetry::metrics::Metrics;
 
 /// For what a healthy broker does at once.
@@ -50,7 +50,7 @@ pub(crate) fn now() -> Timestamp {
 /// Announces until the broker has them all.
 pub(crate) async fn announce(queue: &RabbitQueue, ids: &[TransactionId]) {
     let confirmed = queue
-        .publish(&main_ledger(), ids, now())
+        .publish(&main_ledger(), ids, now(), &Traces::default())
         .await
         .expect("publishes");
     assert!(confirmed.iter().all(|yes| *yes), "{confirmed:?}");

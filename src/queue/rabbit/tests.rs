@@ -14,6 +14,7 @@ use super::testkit::{
 use super::*;
 use crate::config::QueueType;
 use crate::queue::{Delivery, Settlement};
+use crate::telemetry::TraceContext;
 
 const KINDS: [QueueType; 2] = [QueueType::Quorum, QueueType::Classic];
 
@@ -67,7 +68,10 @@ async fn a_message_says_what_it_is_about() {
         let settings = shared(kind);
         let queue = queue(&settings);
         let (id, at) = (TransactionId::new(), now());
-        queue.publish(&main_ledger(), &[id], at).await.expect("publishes");
+        let place = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traces = Traces::from([(id, TraceContext::parse(place).expect("good"))]);
+        let published = queue.publish(&main_ledger(), &[id], at, &traces).await;
+        published.expect("publishes");
         let raw = raw(settings.url.expose().as_str()).await;
         let consumed = raw.channel.basic_consume(
             name(&settings, ""),
@@ -88,8 +92,7 @@ async fn a_message_says_what_it_is_about() {
         let Some(AMQPValue::LongString(trace)) = headers.get("traceparent") else {
             panic!("{headers:?}")
         };
-        let hex = id.to_string().replace('-', "");
-        assert!(trace.to_string().starts_with(&format!("00-{hex}-")), "{trace}");
+        assert_eq!(trace.to_string(), place);
     }
 }
 
@@ -266,7 +269,9 @@ async fn a_queue_with_other_properties_is_told_with_the_remedy() {
     );
     declared.await.expect("declares");
     let queue = queue(&settings);
-    let refused = queue.publish(&main_ledger(), &ids(1), now()).await;
+    let refused = queue
+        .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+        .await;
     let consumed = queue.consume(&main_ledger()).await;
     let Err(consumed) = consumed else {
         panic!("it is not refused")
@@ -290,7 +295,7 @@ async fn what_is_not_in_the_queue_any_more_is_known_to_be_lost() {
         // There is no such queue at all.
         assert_eq!(lost(start).await, Some(start.minus(10 * second)));
         queue
-            .publish(&ledger, &ids(2), start.minus(500 * second))
+            .publish(&ledger, &ids(2), start.minus(500 * second), &Traces::default())
             .await
             .expect("publishes");
         until("two that wait", async || {
@@ -340,7 +345,9 @@ async fn what_is_announced_while_the_queue_is_made_is_not_lost() {
     for kind in KINDS {
         let queue = queue(&shared(kind));
         let (ledger, three, at) = (main_ledger(), ids(3), now());
-        let (published, consumer) = tokio::join!(queue.publish(&ledger, &three, at), queue.consume(&ledger));
+        let traces = Traces::default();
+        let publishing = queue.publish(&ledger, &three, at, &traces);
+        let (published, consumer) = tokio::join!(publishing, queue.consume(&ledger));
         assert_eq!(published.expect("publishes"), [true; 3]);
         let mut consumer = consumer.expect("consumes");
         let _held = take(&mut *consumer, 3).await;
@@ -358,7 +365,10 @@ async fn what_is_in_hand_is_not_lost_although_later_ones_were_delivered() {
         let (ledger, start) = (main_ledger(), now());
         let ago = |seconds| start.minus(Duration::from_secs(seconds));
         for at in [ago(500), start, start] {
-            queue.publish(&ledger, &ids(1), at).await.expect("publishes");
+            queue
+                .publish(&ledger, &ids(1), at, &Traces::default())
+                .await
+                .expect("publishes");
         }
         let mut consumer = consumer(&queue).await;
         let mut held = take(&mut *consumer, 2).await;
@@ -418,15 +428,18 @@ async fn calls_at_the_same_time_do_not_get_each_others_answers() {
                     .channel
                     .queue_delete(name.into(), QueueDeleteOptions::default());
                 deleted.await.expect("deletes");
-                return drop(queue.publish(ledger, &ids(100), now()).await);
+                return drop(queue.publish(ledger, &ids(100), now(), &Traces::default()).await);
             }
-            let known = queue.publish(ledger, &ids(100), now()).await.expect("publishes");
+            let known = queue
+                .publish(ledger, &ids(100), now(), &Traces::default())
+                .await
+                .expect("publishes");
             assert!(known.iter().all(|yes| *yes), "{known:?}");
         }
     });
     futures_util::future::join_all(calls).await;
     let known = queue
-        .publish(&ledgers[3], &ids(100), now())
+        .publish(&ledgers[3], &ids(100), now(), &Traces::default())
         .await
         .expect("publishes");
     assert_eq!(known, [true; 100]);
@@ -440,7 +453,10 @@ async fn a_broker_that_is_away_stops_nothing_but_announcements() {
     let url = format!("amqp://me:hunter2@127.0.0.1:{port}/%2f");
     let (queue, metrics) = with_metrics(&settings(&url, QueueType::Quorum));
     let begun = std::time::Instant::now();
-    let error = queue.publish(&main_ledger(), &ids(1), now()).await.err();
+    let error = queue
+        .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+        .await
+        .err();
     let texts = [
         error.expect("refused").to_string(),
         queue
@@ -479,7 +495,9 @@ async fn a_broker_that_is_away_stops_nothing_but_announcements() {
 async fn a_wrong_password_is_told_and_shown_nowhere() {
     let url = Broker::shared().url().replace("guest:guest", "guest:hunter2");
     let queue = queue(&settings(&url, QueueType::Quorum));
-    let error = queue.publish(&main_ledger(), &ids(1), now()).await;
+    let error = queue
+        .publish(&main_ledger(), &ids(1), now(), &Traces::default())
+        .await;
     let text = error.expect_err("refused").to_string();
     assert!(
         text.contains("ACCESS_REFUSED") && !text.contains("hunter2"),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use sluicegate::domain::{Checkpoint, LedgerName, Status, TenantName, Timestamp, Transaction, TransactionId};
-use sluicegate::queue::{Consumer, Delivery, QueueError, QueueHealth, Tenure, WorkQueue};
+use sluicegate::queue::{Consumer, Delivery, QueueError, QueueHealth, Tenure, Traces, WorkQueue};
 use sluicegate::store::{
     Backlog, Change, Changes, Due, Filter, Inserted, Mark, Page, Position, StoreError, TransactionStore,
 };
@@ -155,8 +155,9 @@ impl WorkQueue for CutQueue {
         ledger: &LedgerName,
         ids: &[TransactionId],
         now: Timestamp,
+        traces: &Traces,
     ) -> Result<Vec<bool>, QueueError> {
-        self.inner.publish(ledger, ids, now).await
+        self.inner.publish(ledger, ids, now, traces).await
     }
 
     async fn consume(&self, ledger: &LedgerName) -> Result<Box<dyn Consumer>, QueueError> {
