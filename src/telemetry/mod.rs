@@ -10,11 +10,11 @@ mod tracer;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 use self::otlp::LogPush;
 use crate::config::LogFormat;
@@ -32,25 +32,22 @@ static FILTER: OnceLock<Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send + Syn
 /// # Errors
 /// If `level` cannot be parsed, or logging was set up already.
 pub fn start_logging(level: &str, format: LogFormat, push: &LogPush) -> anyhow::Result<()> {
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(level)?)
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(level)?);
+    FILTER.get_or_init(|| Box::new(move |new| Ok(handle.reload(new)?)));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Pretty => {
-            let logs = logs.with_target(false).with_filter_reloading();
-            let filter = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
-            logs.finish().with(pushed(push)).with(discretion()).try_init()
-        }
-        LogFormat::Json => {
-            let logs = logs.json().flatten_event(true).with_filter_reloading();
-            let filter = logs.reload_handle();
-            FILTER.get_or_init(|| Box::new(move |new| Ok(filter.reload(new)?)));
-            logs.finish().with(pushed(push)).with(discretion()).try_init()
-        }
-    }
-    .map_err(|error| anyhow::anyhow!("start logging: {error}"))
+    let lines = match format {
+        LogFormat::Pretty => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(pushed(push))
+        .with(discretion())
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("start logging: {error}"))
 }
 
 /// What pushing lines makes the HTTP client say must not be pushed in its turn.

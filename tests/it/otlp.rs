@@ -2,10 +2,12 @@
 //! end a server that reads what it passes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -127,12 +129,7 @@ impl Collector {
             .current_dir(folder.path())
             .arg("start")
             .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http"])
-            .args([
-                "--otlp-exporter-endpoint",
-                to,
-                "--otlp-exporter-compression",
-                "none",
-            ])
+            .args(["--otlp-exporter-endpoint", to])
             .args(["--otlp-grpc-endpoint", &grpc, "--otlp-http-endpoint", &http])
             .args(["--batch-timeout", "100ms"])
             .stdin(Stdio::null())
@@ -168,7 +165,17 @@ async fn sink() -> (Receiver, String) {
 
 fn bodies<M: Message + Default>(sink: &Receiver, path: &str) -> Vec<M> {
     let got = sink.got().into_iter().filter(|got| got.path == path);
-    got.map(|got| M::decode(got.body).expect("is what it says"))
+    let bodies = got.map(|got| match got.headers.get("content-encoding") {
+        None => got.body,
+        Some(_) => {
+            let mut whole = Vec::new();
+            let read = GzDecoder::new(&*got.body).read_to_end(&mut whole);
+            read.expect("is compressed");
+            whole.into()
+        }
+    });
+    bodies
+        .map(|body| M::decode(body).expect("is what it says"))
         .collect()
 }
 
