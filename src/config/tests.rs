@@ -383,6 +383,44 @@ fn tenants_are_checked() {
 }
 
 #[test]
+fn a_collector_is_configured_without_showing_what_opens_it() {
+    let text = "[otlp]\nendpoint = 'https://otlp.example/x/'\nheaders = 'Authorization=Bearer hunter2, X-Team=a'\nlogs = false\n";
+    let settings = read(text, &[]).expect("valid").otlp.expect("a collector");
+    assert_eq!(settings.endpoint, "https://otlp.example/x");
+    let headers: Vec<_> = settings
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, value.expose()))
+        .collect();
+    assert_eq!(headers, [("authorization", "Bearer hunter2"), ("x-team", "a")]);
+    assert!(settings.metrics && settings.traces && !settings.logs);
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    assert!(
+        read("[otlp]\ntrace_ratio = 0.5\n", &[])
+            .expect("valid")
+            .otlp
+            .is_none()
+    );
+    for here in [
+        "http://127.0.0.1:4318",
+        "http://localhost:4318",
+        "http://[::1]:4318",
+    ] {
+        let text = format!("[otlp]\nendpoint = '{here}'\nheaders = 'a=hunter2'\n");
+        assert!(read(&text, &[]).is_ok(), "{here}");
+    }
+
+    let of = |lines: &str| only_problem(&format!("[otlp]\n{lines}\n"), &[]);
+    insta::assert_snapshot!(of("endpoint = 'otlp.example:4318'"), @r#"config.toml:2: otlp.endpoint is not the plain address of a server, http or https; write an address such as "http://127.0.0.1:4318""#);
+    insta::assert_snapshot!(of("endpoint = 'http://otlp.example/v1/traces'"), @r#"config.toml:2: otlp.endpoint ends with /v1/traces, which is added to it; write an address such as "http://127.0.0.1:4318""#);
+    insta::assert_snapshot!(of("endpoint = 'http://otlp.example'\nheaders = 'a=hunter2'"), @r#"config.toml:2: otlp.endpoint is not encrypted, and the headers are secret; write https, or name a collector on this machine"#);
+    insta::assert_snapshot!(of("headers = 'a=hunter2'"), @r#"config.toml:2: otlp.headers does not fit: there is no endpoint; set endpoint as well"#);
+    insta::assert_snapshot!(of("endpoint = 'https://otlp.example'\nheaders = 'authorization: Bearer hunter2='"), @r#"config.toml:3: otlp.headers has a name that no header can have; write name=value, and more after a comma, such as "authorization=Bearer abc""#);
+    insta::assert_snapshot!(of("endpoint = 'https://otlp.example'\nheaders = 'hunter2'"), @r#"config.toml:3: otlp.headers has something without a =; write name=value, and more after a comma, such as "authorization=Bearer abc""#);
+    insta::assert_snapshot!(of("endpoint = 'https://otlp.example'\ntrace_ratio = 2"), @r#"config.toml:3: otlp.trace_ratio is 2; write a number from 0 to 1"#);
+}
+
+#[test]
 fn webhooks_are_configured_without_showing_their_secrets() {
     let text = "[webhooks]\nallow_targets = ['10.1.0.0/16', 'fd00::1', 'ERP.lan.']\n[webhooks.endpoints.erp]\n\
                 url = 'https://erp.example/'\nstatuses = ['failed']\n";

@@ -36,8 +36,8 @@ use crate::config::OtlpSettings;
 /// The name of what instruments.
 const SCOPE: &str = "sluicegate";
 
-/// At the end, the collector gets so long to take the last of it.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// At the end, the collector gets so long to take the last of it: once for metrics and traces, once for logs.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Turns log lines into records of OTLP.
 pub type LogLayer = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;
@@ -99,7 +99,7 @@ impl Push {
         self.metrics.as_ref().map(|provider| provider.meter(SCOPE))
     }
 
-    /// Pushes what there is left. Whatever the collector does, it takes no longer than some seconds.
+    /// Pushes what there is left. Whatever the collector does, it takes no longer than two seconds.
     pub async fn end(self) {
         let Self { traces, metrics } = self;
         farewell(move || {
@@ -141,7 +141,7 @@ impl LogPush {
 /// The SDK blocks its caller.
 async fn farewell(end: impl FnOnce() -> bool + Send + 'static) {
     let ended = tokio::task::spawn_blocking(end);
-    let in_time = tokio::time::timeout(FAREWELL * 2, ended).await;
+    let in_time = tokio::time::timeout(FAREWELL, ended).await;
     if !matches!(in_time, Ok(Ok(true))) {
         tracing::debug!("the collector did not take the last of the telemetry");
     }
