@@ -1,4 +1,4 @@
-//! What a stored change says to those who watch: numbers, a log line, and the step that it ended, as a span.
+//! What a stored change says to those who watch: numbers, a log line, and the steps that it ended, as spans.
 //!
 //! All of it follows from the record alone, so it does not matter which worker began the step: one that took over tells what
 //! the other had begun. Told after it is stored; a crash in between loses the line and the number, never the change.
@@ -13,6 +13,7 @@ struct Step {
     name: &'static str,
     kind: SpanKind,
     from: Timestamp,
+    to: Timestamp,
     failed: bool,
 }
 
@@ -23,17 +24,17 @@ impl Lane {
         let place = self.parts.tracer.place_of(tx);
         let _entered = place.map(|place| place.enter());
         self.log(tx);
-        let (Some(place), Some(step)) = (place, step(tx)) else {
-            return;
-        };
-        let span = PastSpan {
-            name: step.name,
-            kind: step.kind,
-            from: step.from,
-            to: tx.updated_at,
-            error: step.failed.then(|| code(tx).unwrap_or("failed")),
-        };
-        self.parts.tracer.note(span, tx, place);
+        let Some(place) = place else { return };
+        for step in steps(tx) {
+            let span = PastSpan {
+                name: step.name,
+                kind: step.kind,
+                from: step.from,
+                to: step.to,
+                error: step.failed.then(|| code(tx).unwrap_or("failed")),
+            };
+            self.parts.tracer.note(span, tx, place);
+        }
     }
 
     /// One line for each move from one stage to another. Codes, no messages: those may quote what was asked for.
@@ -97,40 +98,40 @@ impl Lane {
     }
 }
 
-/// The step that the last change of `tx` ended.
-fn step(tx: &Transaction) -> Option<Step> {
-    let attempt = tx.history.last()?;
-    let step = |name, kind, from, failed| {
-        Some(Step {
-            name,
-            kind,
-            from,
-            failed,
-        })
+/// The steps that the last change of `tx` ended. A claim ends none: it may be stored only together with what was prepared.
+fn steps(tx: &Transaction) -> Vec<Step> {
+    let Some(attempt) = tx.history.last() else {
+        return Vec::new();
     };
+    let step = |name, kind, from, to, failed| Step {
+        name,
+        kind,
+        from,
+        to,
+        failed,
+    };
+    // For its turn, or until another try.
+    let wait = || {
+        let before = tx
+            .history
+            .iter()
+            .rev()
+            .nth(1)
+            .and_then(|last| last.ending.as_ref());
+        let from = before.map_or(tx.created_at, |ending| ending.at);
+        step("wait", SpanKind::Consumer, from, attempt.started_at, false)
+    };
+    let prepare = |to, failed| step("prepare", SpanKind::Client, attempt.started_at, to, failed);
     match (&attempt.ending, attempt.sent_at) {
-        // Claimed: it had waited, for its turn or until another try.
-        (None, None) => {
-            let before = tx
-                .history
-                .iter()
-                .rev()
-                .nth(1)
-                .and_then(|last| last.ending.as_ref());
-            let from = before.map_or(tx.created_at, |ending| ending.at);
-            step("wait", SpanKind::Consumer, from, false)
-        }
-        (None, Some(sent_at)) if sent_at == tx.updated_at => {
-            step("prepare", SpanKind::Client, attempt.started_at, false)
-        }
+        (None, Some(sent_at)) if sent_at == tx.updated_at => vec![wait(), prepare(sent_at, false)],
         (Some(ending), sent_at) if ending.at == tx.updated_at => {
             let failed = ending.outcome != AttemptOutcome::Committed;
             match sent_at {
-                Some(sent_at) => step("submit", SpanKind::Client, sent_at, failed),
-                None => step("prepare", SpanKind::Client, attempt.started_at, failed),
+                Some(sent_at) => vec![step("submit", SpanKind::Client, sent_at, ending.at, failed)],
+                None => vec![wait(), prepare(ending.at, failed)],
             }
         }
-        _ => None,
+        _ => Vec::new(),
     }
 }
 

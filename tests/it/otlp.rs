@@ -330,13 +330,7 @@ async fn one_trace_leads_from_the_request_over_the_queue_to_the_ledger_and_the_w
         lines.iter().any(|(text, _)| text == "failed").then_some(lines)
     })
     .await;
-    for said in [
-        "accepted",
-        "preparing",
-        "submitted",
-        "done",
-        "a webhook was received",
-    ] {
+    for said in ["accepted", "submitted", "done", "a webhook was received"] {
         let mut own = lines
             .iter()
             .filter(|(text, line)| text == said && hex(&line.trace_id) == TRACE);
