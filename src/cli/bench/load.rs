@@ -52,7 +52,7 @@ pub(super) struct LoadArgs {
         conflicts_with = "mix"
     )]
     function: Option<String>,
-    /// Its arguments, a JSON array; {key}, {n} (the number of the transaction) and {run} are filled in
+    /// Its arguments, a JSON array; {key}, {run} and, as n in braces, the number of the transaction are filled in
     #[arg(long, value_name = "JSON", default_value = "[]", conflicts_with = "mix")]
     args: call::Args,
     /// One of several calls, drawn by weight: 'WEIGHT CONTRACT FUNCTION ARGS'; repeat it for more
