@@ -11,7 +11,7 @@ use crate::load::{Accepted, Demand, Load};
 use crate::node::{BINARY, Node};
 use crate::oracle::judge;
 use crate::plan::{Plan, Topology};
-use crate::site::Site;
+use crate::site::{Addresses, Site};
 use crate::steering::change;
 use crate::support::{eventually, http};
 
@@ -20,7 +20,7 @@ const VARIABLE: &str = "SLUICEGATE_TEST_PREVIOUS";
 
 const LANE: &str = "/v1/ledgers/main";
 
-/// Of the version before, which does not know the lame duck: whoever shares out requests has to leave it out first.
+/// For nodes of this version. The one before does not know it: whoever shares out requests has to leave those out first.
 const LAME_DUCK: (&str, &str) = ("SLUICEGATE__SHUTDOWN__LAME_DUCK_SECONDS", "3");
 
 /// The program of the version before, if there is one here.
@@ -49,7 +49,7 @@ async fn new_ones(site: &Site) -> Vec<bool> {
 
 /// Ends a node as an operator does who wants no client to notice.
 async fn ends(site: &mut Site, number: usize) {
-    let leave_out = |addresses: &mut crate::site::Addresses| {
+    let leave_out = |addresses: &mut Addresses| {
         addresses.remove(&number);
     };
     let node = &site.nodes[number];
