@@ -34,6 +34,10 @@ openapi:
 ci:
     .ci/run
 
+# What is released: an archive with a static program, its bill of materials, checksums. See docs/RELEASE.md.
+release:
+    .ci/release
+
 # The figures of docs/PERFORMANCE.md.
 bench:
     cargo bench --bench accept

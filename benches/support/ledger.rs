@@ -32,18 +32,8 @@ const SAMPLES: usize = 300;
 
 /// Sets a counter of its own, so that nothing conflicts.
 pub fn request(number: usize) -> Request {
-    Request {
-        ledger: LedgerName::new("main").expect("valid"),
-        contract: "counter".into(),
-        function: "Set".into(),
-        args: vec![Argument::text(&format!("c{number}")), Argument::text("1")],
-        transient: Default::default(),
-        conflict_keys: Vec::new(),
-        expires_in_seconds: None,
-        not_before: None,
-        callback_url: None,
-        metadata: Default::default(),
-    }
+    let args = vec![Argument::text(&format!("c{number}")), Argument::text("1")];
+    Request::call(LedgerName::new("main").expect("valid"), "counter", "Set", args)
 }
 
 /// A gateway without limits of its own, in front of one ledger.

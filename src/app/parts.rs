@@ -56,7 +56,7 @@ pub(super) async fn open_store(
             let path = folder.store();
             let store = EmbeddedStore::open(folder.engine(), &path, embedded.cache_bytes, metrics.store())
                 .with_context(|| format!("open {}", path.display()))?;
-            let store = Arc::new(store);
+            let store = Arc::new(store.tracked_by(tasks));
             Ok(Opened {
                 store: store.clone(),
                 documents: store.clone(),

@@ -158,12 +158,14 @@ fn zero_means_without_a_limit() {
 #[test]
 fn bounds_that_depend_on_each_other_are_checked() {
     let text = "[ledgers.a.worker]\nrate_per_second = 20000\n[ledgers.b.worker]\nrate_per_second = 1001\nburst = 2\n\
-                [ledgers.b.retry]\nmin_ms = 600\noutage_max_ms = 10\n";
+                [ledgers.b.retry]\nmin_ms = 600\noutage_max_ms = 10\n\
+                [ledgers.b.adaptive]\nmin_rate_per_second = 1002\n";
     insta::assert_snapshot!(problems(text, &[]).join("\n"), @"
     config.toml:2: ledgers.a.worker.rate_per_second does not fit: timers tick in milliseconds, so a burst of 20 cannot reach 20000 per second; set burst to 40 or more
     config.toml:5: ledgers.b.worker.burst does not fit: timers tick in milliseconds, so a burst of 2 cannot reach 1001 per second; set burst to 3 or more
     config.toml:7: ledgers.b.retry.min_ms does not fit: max_ms = 500 is below min_ms = 600; set max_ms to at least 600, or lower min_ms
     config.toml:8: ledgers.b.retry.outage_max_ms does not fit: outage_max_ms = 10 is below outage_min_ms = 250; set outage_max_ms to at least 250, or lower outage_min_ms
+    config.toml:10: ledgers.b.adaptive.min_rate_per_second does not fit: 1002 is above rate_per_second = 1001; lower it, or raise rate_per_second
     ");
 }
 

@@ -83,6 +83,27 @@ pub struct Request {
 }
 
 impl Request {
+    /// A call of a contract and nothing beside it: no private inputs, no hints, no bounds in time, nobody to tell.
+    pub fn call(
+        ledger: LedgerName,
+        contract: impl Into<String>,
+        function: impl Into<String>,
+        args: Vec<Argument>,
+    ) -> Self {
+        Self {
+            ledger,
+            contract: contract.into(),
+            function: function.into(),
+            args,
+            transient: BTreeMap::new(),
+            conflict_keys: Vec::new(),
+            expires_in_seconds: None,
+            not_before: None,
+            callback_url: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
     /// SHA-256 over the whole request: equal exactly when a repeat asks for the same thing (I5).
     pub fn fingerprint(&self) -> Fingerprint {
         // A plain struct of strings and numbers always serialises; were it ever not to, the empty text

@@ -10,17 +10,11 @@ fn now() -> Timestamp {
 }
 
 fn request() -> Request {
+    let ledger = LedgerName::new("main").expect("valid name");
     Request {
-        ledger: LedgerName::new("main").expect("valid name"),
-        contract: "basic".into(),
-        function: "CreateAsset".into(),
-        args: Vec::new(),
         transient: [("price".to_owned(), "MTAw".to_owned())].into(),
-        conflict_keys: Vec::new(),
         expires_in_seconds: Some(2),
-        not_before: None,
-        callback_url: None,
-        metadata: Default::default(),
+        ..Request::call(ledger, "basic", "CreateAsset", Vec::new())
     }
 }
 

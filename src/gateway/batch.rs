@@ -212,17 +212,10 @@ mod tests {
     use crate::domain::{LedgerName, Timestamp};
 
     fn accepted(repeated: bool) -> Accepted {
+        let ledger = LedgerName::new("main").expect("a name");
         let request = Request {
-            ledger: LedgerName::new("main").expect("a name"),
-            contract: "c".to_owned(),
-            function: "f".to_owned(),
-            args: Vec::new(),
-            transient: BTreeMap::new(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            not_before: None,
-            callback_url: None,
             metadata: BTreeMap::from([("order".to_owned(), "x".repeat(1_000))]),
+            ..Request::call(ledger, "c", "f", Vec::new())
         };
         Accepted {
             transaction: Transaction::accept(request, None, Timestamp::from_millis(0)),

@@ -7,9 +7,10 @@
 mod batch;
 mod caller;
 mod common;
-mod helm;
+mod live;
 mod operations;
 mod overlay;
+mod overrides;
 mod steer;
 mod tenants;
 mod validate;
@@ -26,18 +27,19 @@ pub use crate::ledger::{Query, QueryError};
 pub use batch::{Item, Stored};
 pub use caller::{Caller, Scope, Scopes};
 pub use common::{Common, SetCommon};
-use helm::Helm;
-pub use helm::Misfit;
+use live::Live;
+pub use live::Misfit;
 pub use operations::{ActionRefusal, Verdict};
 pub use overlay::{Mark, Setting};
-pub use steer::{Overrides, RetryOverrides, Steer, SteerRefusal, SteerRetry};
+pub use overrides::{Overrides, RetryOverrides};
+pub use steer::{Steer, SteerRefusal, SteerRetry};
 pub use tenants::{TenantRefusal, Tenants};
 pub use validate::FieldError;
 
 use crate::audit::{self, Audit};
 use crate::clock::Clock;
 use crate::config::{BackpressureMode, BackpressureSettings, WorkerSettings};
-use crate::domain::{Cause, LedgerName, Request, RetrySettings, TenantName, Transaction, TransactionId};
+use crate::domain::{Cause, LedgerName, Request, RetryPolicy, TenantName, Transaction, TransactionId};
 use crate::failpoint;
 use crate::notify::StatusHub;
 pub use crate::queue::QueueHealth;
@@ -138,8 +140,8 @@ pub struct LaneStatus {
     pub paused: bool,
     /// Rate, batches and bounds.
     pub settings: WorkerSettings,
-    /// When it tries again after a conflict.
-    pub retry: RetrySettings,
+    /// When it tries again.
+    pub retry: RetryPolicy,
     /// What operators have set over the configuration.
     pub overrides: Overrides,
     /// The rate that follows what the ledger bears, if that is configured; as this process knows it.
@@ -180,13 +182,13 @@ pub struct Parts {
 
 /// The application behind the API.
 // What it works with, and what may change while it does.
-pub struct Gateway(Parts, Helm);
+pub struct Gateway(Parts, Live);
 
 impl Gateway {
     /// A gateway of these parts; `tenants` is what the configuration allows to each.
     pub fn new(parts: Parts, tenants: Tenants) -> Self {
-        let helm = Helm::new(&parts, tenants);
-        Self(parts, helm)
+        let live = Live::new(&parts, tenants);
+        Self(parts, live)
     }
 
     /// Checks a request and stores it. When this answers `Ok`, it is durable (I1). `trace` is the `traceparent` that it
@@ -569,7 +571,7 @@ impl Gateway {
             works_here: self.0.works,
             paused: course.paused,
             settings: course.settings,
-            retry: course.retry.conflict,
+            retry: course.retry,
             overrides,
             steering,
             adapted: lane.adapted().filter(|_| self.0.works),

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::dto::{rfc3339, rfc3339_or_null};
 use super::openapi::schemas::{AnyJson, StrategyName};
-use crate::domain::{RetrySettings, Timestamp};
+use crate::domain::{RetryPolicy, RetrySettings, Timestamp};
 use crate::gateway::{Caller, LaneStatus, Overrides, RetryOverrides, Setting};
 use crate::telemetry::history::{INTERVAL, Point};
 
@@ -35,7 +35,9 @@ pub(crate) struct LaneView {
     max_in_flight: u32,
     batch_size: u32,
     batch_timeout_ms: u64,
-    /// When it tries again after a conflict.
+    /// So long after it was sent the ledger is asked for an outcome that did not come.
+    check_after_ms: u64,
+    /// When it tries again.
     retry: RetryView,
     paused: bool,
     /// What operators have set over the configuration. It is kept in the store: it holds on every node, and after a restart.
@@ -80,6 +82,8 @@ struct OverridesView {
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    check_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<RetryOverridesView>,
 }
 
@@ -96,6 +100,12 @@ struct RetryOverridesView {
     max_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_min_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_max_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage_max_attempts: Option<u32>,
 }
 
 impl From<Overrides> for OverridesView {
@@ -106,12 +116,18 @@ impl From<Overrides> for OverridesView {
             min_ms,
             max_ms,
             max_attempts,
+            outage_min_ms,
+            outage_max_ms,
+            outage_max_attempts,
         } = set.retry;
         let retry = RetryOverridesView {
             strategy,
             min_ms,
             max_ms,
             max_attempts,
+            outage_min_ms,
+            outage_max_ms,
+            outage_max_attempts,
         };
         Self {
             rate_per_second: set.rate_per_second,
@@ -119,12 +135,13 @@ impl From<Overrides> for OverridesView {
             max_in_flight: set.max_in_flight,
             batch_size: set.batch_size,
             batch_timeout_ms: set.batch_timeout_ms,
+            check_after_ms: set.check_after_ms,
             retry: any.then_some(retry),
         }
     }
 }
 
-/// When a transaction is tried again after a conflict.
+/// When a transaction is tried again: after a conflict, and, in an outage, while the ledger cannot be reached.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Retry)]
 struct RetryView {
@@ -134,15 +151,23 @@ struct RetryView {
     max_ms: u64,
     /// 0 never gives up.
     max_attempts: u32,
+    outage_min_ms: u64,
+    outage_max_ms: u64,
+    /// 0 never gives up.
+    outage_max_attempts: u32,
 }
 
-impl From<RetrySettings> for RetryView {
-    fn from(retry: RetrySettings) -> Self {
+impl From<RetryPolicy> for RetryView {
+    fn from(RetryPolicy { conflict, outage }: RetryPolicy) -> Self {
+        let attempts = |retry: RetrySettings| retry.max_attempts.map_or(0, NonZeroU32::get);
         Self {
-            strategy: retry.strategy.as_str(),
-            min_ms: millis(retry.min),
-            max_ms: millis(retry.max),
-            max_attempts: retry.max_attempts.map_or(0, NonZeroU32::get),
+            strategy: conflict.strategy.as_str(),
+            min_ms: millis(conflict.min),
+            max_ms: millis(conflict.max),
+            max_attempts: attempts(conflict),
+            outage_min_ms: millis(outage.min),
+            outage_max_ms: millis(outage.max),
+            outage_max_attempts: attempts(outage),
         }
     }
 }
@@ -251,6 +276,7 @@ impl LaneView {
             max_in_flight: lane.settings.max_in_flight.get(),
             batch_size: lane.settings.batch_size.get(),
             batch_timeout_ms: millis(lane.settings.batch_timeout),
+            check_after_ms: millis(lane.settings.check_after),
             retry: lane.retry.into(),
             paused: lane.paused,
             overrides: lane.overrides.into(),

@@ -106,25 +106,29 @@ pub(crate) struct SteerBody {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u64>, minimum = 0, maximum = 60_000)]
     batch_timeout_ms: Option<Option<u64>>,
-    /// When it tries again after a conflict.
+    /// So long after it was sent the ledger is asked for an outcome that did not come; then at growing distances.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 100, maximum = 3_600_000)]
+    check_after_ms: Option<Option<u64>>,
+    /// When it tries again.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<RetryBody>)]
     retry: Option<Option<RetryBody>>,
 }
 
-/// What to change of retries after a conflict. A field that is left out stays; `null` goes back to the configuration.
+/// What to change of retries: after a conflict, and, in an outage, while the ledger cannot be reached. A field that is left out stays; `null` goes back to the configuration.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(crate) struct RetryBody {
-    /// How the delay is chosen.
+    /// How the delay after a conflict is chosen.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<StrategyName>)]
     strategy: Option<Option<String>>,
-    /// Shortest delay.
+    /// Shortest delay after a conflict.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
     min_ms: Option<Option<u64>>,
-    /// Longest delay; not below `min_ms`.
+    /// Longest delay after a conflict; not below `min_ms`.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
     max_ms: Option<Option<u64>>,
@@ -132,6 +136,18 @@ pub(crate) struct RetryBody {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 1_000_000)]
     max_attempts: Option<Option<u32>>,
+    /// Shortest delay in an outage. The delay grows exponentially.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
+    outage_min_ms: Option<Option<u64>>,
+    /// Longest delay in an outage; not below `outage_min_ms`.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 86_400_000)]
+    outage_max_ms: Option<Option<u64>>,
+    /// After so many tries that did not reach the ledger a transaction fails; 0 never gives up.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1_000_000)]
+    outage_max_attempts: Option<Option<u32>>,
 }
 
 /// Tells a field that is `null` from one that is not there.
@@ -173,6 +189,7 @@ pub(crate) async fn steer(
         max_in_flight: body.max_in_flight,
         batch_size: body.batch_size,
         batch_timeout_ms: body.batch_timeout_ms,
+        check_after_ms: body.check_after_ms,
         retry: match body.retry {
             None => SteerRetry::default(),
             Some(None) => SteerRetry::clear(),
@@ -181,6 +198,9 @@ pub(crate) async fn steer(
                 min_ms: retry.min_ms,
                 max_ms: retry.max_ms,
                 max_attempts: retry.max_attempts,
+                outage_min_ms: retry.outage_min_ms,
+                outage_max_ms: retry.outage_max_ms,
+                outage_max_attempts: retry.outage_max_attempts,
             },
         },
     };

@@ -43,18 +43,13 @@ impl Calls {
 
 /// A request of the ledger `main` with text arguments.
 pub(crate) fn request(contract: &str, function: &str, args: &[&str]) -> Request {
-    Request {
-        ledger: LedgerName::new("main").expect("valid name"),
-        contract: contract.into(),
-        function: function.into(),
-        args: args.iter().map(|arg| Argument::text(arg)).collect(),
-        transient: Default::default(),
-        conflict_keys: Vec::new(),
-        expires_in_seconds: None,
-        not_before: None,
-        callback_url: None,
-        metadata: Default::default(),
-    }
+    let args = args.iter().map(|arg| Argument::text(arg)).collect();
+    Request::call(
+        LedgerName::new("main").expect("valid name"),
+        contract,
+        function,
+        args,
+    )
 }
 
 /// The first submission of a record that nobody else has.

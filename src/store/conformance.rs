@@ -15,17 +15,10 @@ use crate::domain::{
 };
 
 pub(crate) fn transaction(ledger: &str, key: Option<&str>) -> Transaction {
+    let ledger = LedgerName::new(ledger).expect("valid name");
     let request = Request {
-        ledger: LedgerName::new(ledger).expect("valid name"),
-        contract: "counter".into(),
-        function: "Add".into(),
-        args: Vec::new(),
-        transient: BTreeMap::new(),
-        conflict_keys: Vec::new(),
-        expires_in_seconds: None,
-        not_before: None,
-        callback_url: None,
         metadata: BTreeMap::from([("order".to_owned(), "4711".to_owned())]),
+        ..Request::call(ledger, "counter", "Add", Vec::new())
     };
     Transaction::accept(request, key.map(str::to_owned), now())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::ledger::Ledger;
-use crate::node::{Launch, Node};
+use crate::node::{BINARY, Launch, Node};
 use crate::postgres::Server;
 use crate::rabbitmq::Broker;
 use crate::support::http;
@@ -63,6 +63,7 @@ async fn the_gateways_of_the_compose_file_work() {
     let mut nodes = Vec::new();
     for (folder, variables) in folders.iter().zip(starts) {
         let launch = Launch {
+            binary: BINARY.into(),
             folder: folder.path().to_owned(),
             role: "all",
             variables: variables.clone(),

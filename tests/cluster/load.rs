@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::node::Node;
 use crate::site::Addresses;
 use crate::support::{DEADLINE, http};
 
@@ -38,6 +39,26 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
+    /// Has one more accepted, by this node, at the first try.
+    pub(crate) async fn by(node: &Node, counter: &str) -> Self {
+        let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": [counter, 1]});
+        let (begun, request) = (
+            Instant::now(),
+            http().post(format!("{}/v1/transactions", node.address)),
+        );
+        let answer = request.json(&body).send().await.expect("answers");
+        assert_eq!(answer.status(), 202);
+        let record: Value = answer.json().await.expect("JSON");
+        Self {
+            id: record["id"].as_str().expect("an id").to_owned(),
+            counter: Some(counter.to_owned()),
+            at: SystemClock.now().as_millis(),
+            took: begun.elapsed(),
+            tries: 1,
+            refused: 0,
+        }
+    }
+
     /// When the gateway says that it was accepted, in ms since 1970: it is in the id.
     pub(crate) fn dated(&self) -> u64 {
         let digits: String = self.id.chars().filter(|digit| *digit != '-').take(12).collect();

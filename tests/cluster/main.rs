@@ -44,3 +44,4 @@ mod site;
 mod steering;
 mod support;
 mod takeover;
+mod versions;

@@ -10,12 +10,17 @@ use tokio::process::{Child, Command};
 use crate::clocks;
 use crate::support::{DEADLINE, eventually, http};
 
+/// The gateway of this version.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sluicegate");
+
 /// What all processes of a site say.
 pub(crate) const LOG: &str = "log";
 
 /// How a process is started.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
+    /// The program.
+    pub(crate) binary: PathBuf,
     /// Where its `config.toml` is.
     pub(crate) folder: PathBuf,
     pub(crate) role: &'static str,
@@ -40,13 +45,13 @@ impl Node {
     }
 
     /// The same; nothing if it ends before that.
-    async fn try_start(launch: Launch) -> Option<Self> {
+    pub(crate) async fn try_start(launch: Launch) -> Option<Self> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(launch.folder.join(LOG))
             .expect("a log");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        let mut process = Command::new(&launch.binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--role", launch.role])
             .envs(launch.variables.iter().map(|(key, value)| (key, value)))
             .current_dir(&launch.folder)
@@ -117,6 +122,15 @@ impl Node {
         self.signal("TERM").await;
         let status = self.ended().await;
         assert!(status.success(), "a graceful stop ends well: {status}");
+    }
+
+    /// Waits until it says that it is about to go.
+    pub(crate) async fn is_leaving(&self) {
+        eventually("it says that it goes", async || {
+            let answer = self.http.get(format!("{}/readyz", self.address)).send().await;
+            (answer.expect("answers").status() == 503).then_some(())
+        })
+        .await;
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {

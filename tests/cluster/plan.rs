@@ -1,5 +1,6 @@
 //! What a site is to be, and how it is put together.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::ledger::Ledger;
-use crate::node::{Launch, Node};
+use crate::node::{BINARY, Launch, Node};
 use crate::postgres::Server;
 use crate::proxy::Proxy;
 use crate::rabbitmq::Broker;
@@ -106,6 +107,7 @@ pub(crate) struct Plan {
     roles: Vec<&'static str>,
     engine: &'static str,
     store_path: String,
+    binary: PathBuf,
     limit: Limit,
     replaced: Vec<(String, String)>,
     variables: Vec<(String, String)>,
@@ -118,10 +120,17 @@ impl Plan {
             roles: topology.roles().to_vec(),
             engine: "redb",
             store_path: "data".to_owned(),
+            binary: BINARY.into(),
             limit: USUAL,
             replaced: Vec::new(),
             variables: Vec::new(),
         }
+    }
+
+    /// Gateways of another version.
+    pub(crate) fn binary(mut self, binary: &Path) -> Self {
+        binary.clone_into(&mut self.binary);
+        self
     }
 
     /// Gateways of these roles.
@@ -222,6 +231,7 @@ impl Plan {
         std::fs::write(folder.path().join("config.toml"), config).expect("writes");
         let site_folder = folder.path().to_str().expect("UTF-8");
         let launch = |(number, role): (usize, &&'static str)| Launch {
+            binary: self.binary.clone(),
             folder: folder.path().to_owned(),
             role,
             variables: self

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluicegate::clock::{Clock, SystemClock};
 
 use crate::load::{Accepted, Load};
 use crate::node::Node;
@@ -12,7 +11,7 @@ use crate::plan::{Plan, Topology};
 use crate::site::Site;
 use crate::support::{eventually, http};
 
-async fn change(node: &Node, path: &str, body: Value) {
+pub(crate) async fn change(node: &Node, path: &str, body: Value) {
     let request = http().patch(format!("{}{path}", node.address)).json(&body);
     let answer = request.send().await.expect("answers");
     assert!(answer.status().is_success(), "{path}: {}", answer.status());
@@ -62,29 +61,13 @@ async fn a_lame_duck_hands_over_and_no_client_needs_a_second_try() {
         let (leaving, other) = (&site.nodes[active], &site.nodes[1 - active]);
         let begun = other.submissions().await;
         leaving.signal("TERM").await;
-        eventually("it says that it goes", async || {
-            let answer = http().get(format!("{}/readyz", leaving.address)).send().await;
-            (answer.expect("answers").status() == 503).then_some(())
-        })
-        .await;
+        leaving.is_leaving().await;
         eventually("the other one submits", async || {
             (other.submissions().await > begun).then_some(())
         })
         .await;
         // Whoever has not noticed is served as ever.
-        let body = json!({"ledger": "main", "contract": "counter", "function": "Add", "args": ["duck", 1]});
-        let request = http().post(format!("{}/v1/transactions", leaving.address));
-        let answer = request.json(&body).send().await.expect("answers");
-        assert_eq!(answer.status(), 202);
-        let record: Value = answer.json().await.expect("JSON");
-        by_ducks.push(Accepted {
-            id: record["id"].as_str().expect("an id").to_owned(),
-            counter: Some("duck".to_owned()),
-            at: SystemClock.now().as_millis(),
-            took: Duration::ZERO,
-            tries: 1,
-            refused: 0,
-        });
+        by_ducks.push(Accepted::by(leaving, "duck").await);
         // As a load balancer does.
         site.addresses.send_modify(|addresses| {
             addresses.remove(&active);

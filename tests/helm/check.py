@@ -106,6 +106,11 @@ def check(name, found):
         assert mounts == {volume["name"] for volume in spec["volumes"]}, f"{name}: {kind}: {mounts}"
         assert ("ServiceAccount", spec["serviceAccountName"]) in whole
         assert ("ConfigMap", spec["volumes"][0]["configMap"]["name"]) in whole
+        # Whoever ends in order is not killed in the midst of it: the lame duck's time, and the 20 s of a drain.
+        variables = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+        lame = int(variables.get("SLUICEGATE__SHUTDOWN__LAME_DUCK_SECONDS", 0))
+        if kind.startswith("Deployment"):
+            assert spec["terminationGracePeriodSeconds"] > lame + 20, f"{name}: {kind}"
     labels = [labels for _, labels in pods(whole).values()]
     for (kind, own), one in whole.items():
         selector = one.get("spec", {}).get("selector", {})

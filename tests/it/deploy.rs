@@ -294,6 +294,26 @@ async fn alerts_fire_when_they_should() {
     assert!(compose.contains(mounted) && config.contains("rule_files: [/etc/prometheus/alerts.yml]"));
 }
 
+/// An image cannot be built here; that a file is left out by mistake can be seen without it.
+#[test]
+fn the_image_is_given_what_it_is_built_from() {
+    let given = read("../.dockerignore");
+    let given: Vec<_> = given.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let dockerfile = read("../Dockerfile");
+    let copies = dockerfile.lines().filter_map(|line| line.strip_prefix("COPY "));
+    let sources: Vec<_> = copies
+        .filter(|words| !words.starts_with("--from"))
+        .filter_map(|words| words.rsplit_once(' '))
+        .flat_map(|(sources, _)| sources.split(' '))
+        .collect();
+    assert!(sources.contains(&"src"), "{sources:?}");
+    for source in &sources {
+        assert!(shipped("..").join(source).exists(), "there is no {source}");
+        assert!(given.contains(source), "{source} is not in .dockerignore");
+    }
+    assert_eq!(given.len(), sources.len(), "what is given is copied");
+}
+
 #[tokio::test]
 async fn the_service_of_systemd_is_sound_and_closed() {
     let unit = read("systemd/sluicegate.service");

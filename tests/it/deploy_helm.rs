@@ -71,6 +71,9 @@ async fn the_chart_renders_to_what_kubernetes_and_the_gateway_accept() {
             assert!(!effective.contains("a-secret"), "{effective}");
             let tls = effective.contains("http.tls_cert = \"/etc/sluicegate/tls/tls.crt\"");
             assert_eq!(tls, values == "full", "{effective}");
+            // Those that take requests go on answering until every proxy knows that they leave.
+            let lame = effective.contains("shutdown.lame_duck_seconds = 5");
+            assert_eq!(lame, name.ends_with("-api"), "{values}: {name}: {effective}");
         }
     }
     let rules = out.join("full/rules.yml");

@@ -64,18 +64,8 @@ impl Network {
     }
 
     async fn prepare(&self) -> Result<Prepared, PrepareError> {
-        let request = Request {
-            ledger: LedgerName::new("main").expect("valid"),
-            contract: "counter".into(),
-            function: "Set".into(),
-            args: vec![Argument::text("c"), Argument::text("1")],
-            transient: Default::default(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            not_before: None,
-            callback_url: None,
-            metadata: Default::default(),
-        };
+        let args = vec![Argument::text("c"), Argument::text("1")];
+        let request = Request::call(LedgerName::new("main").expect("valid"), "counter", "Set", args);
         let submission = SubmissionId {
             record: TransactionId::new(),
             number: 0,

@@ -1,6 +1,5 @@
 //! What was settled while nobody listened is told again to one who waits for it, and needs no look-up.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,18 +88,7 @@ impl Worker {
 async fn accept(store: &Store, number: usize) -> Vec<TransactionId> {
     let mut ids = Vec::new();
     for _ in 0..number {
-        let request = Request {
-            ledger: main_ledger(),
-            contract: "any".into(),
-            function: "Pay".into(),
-            args: Vec::new(),
-            transient: BTreeMap::new(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            not_before: None,
-            callback_url: None,
-            metadata: BTreeMap::new(),
-        };
+        let request = Request::call(main_ledger(), "any", "Pay", Vec::new());
         let tx = Transaction::accept(request, None, SystemClock.now());
         store.insert(&tx).await.expect("inserts");
         ids.push(tx.id);

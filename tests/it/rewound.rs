@@ -1,6 +1,5 @@
 //! A store that went back in time: what the ledger has already is found there, and not submitted again (I2).
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,17 +111,10 @@ async fn i2_no_budget_ends_what_may_have_taken_effect() {
 
 /// One that may wait for a second.
 async fn accept_for_a_second(lab: &Lab) -> TransactionId {
+    let main = LedgerName::new("main").expect("valid");
     let request = Request {
-        ledger: LedgerName::new("main").expect("valid"),
-        contract: "any".into(),
-        function: "Pay".into(),
-        args: Vec::new(),
-        transient: BTreeMap::new(),
-        conflict_keys: Vec::new(),
         expires_in_seconds: Some(1),
-        not_before: None,
-        callback_url: None,
-        metadata: BTreeMap::new(),
+        ..Request::call(main, "any", "Pay", Vec::new())
     };
     let accepted = lab
         .gateway

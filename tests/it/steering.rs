@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use sluicegate::gateway::{Caller, Steer};
+use sluicegate::domain::{FailureCode, State};
+use sluicegate::gateway::{Caller, Steer, SteerRetry};
 
 use crate::support::scripted::{Act, Scripted};
 use crate::support::{Answer, TestApp, add, eventually, fast, ledger, simulator};
@@ -19,6 +20,12 @@ impl TestApp {
 
     async fn lane(&self) -> Value {
         self.get("/v1/ledgers/main").await.expect(200).json()
+    }
+
+    /// Takes back what was set for the lane.
+    async fn clear(&self) -> Value {
+        let request = self.request("DELETE", "/v1/ledgers/main/overrides");
+        self.send(request).await.expect(200).json()
     }
 }
 
@@ -154,6 +161,21 @@ async fn i10_what_does_not_fit_changes_nothing() {
             "/retry/max_attempts",
         ),
         (json!({"retry": {"patience": 1}}), "/retry/patience"),
+        (json!({"check_after_ms": 99}), "/check_after_ms"),
+        (json!({"check_after_ms": 3_600_001}), "/check_after_ms"),
+        (json!({"retry": {"outage_min_ms": 0}}), "/retry/outage_min_ms"),
+        (
+            json!({"retry": {"outage_min_ms": 80_000_000}}),
+            "/retry/outage_min_ms",
+        ),
+        (
+            json!({"retry": {"outage_min_ms": 9, "outage_max_ms": 8}}),
+            "/retry/outage_max_ms",
+        ),
+        (
+            json!({"retry": {"outage_max_attempts": 1_000_001}}),
+            "/retry/outage_max_attempts",
+        ),
     ] {
         let refused = app.steer(&body).await.problem(422, "SG-0002");
         assert_eq!(refused["errors"][0]["pointer"], pointer, "{body}");
@@ -245,7 +267,10 @@ async fn a_lane_says_who_set_what_and_all_but_the_pause_is_cleared() {
     let app = TestApp::start().await;
     let configured = app.lane().await["settings"].clone();
     assert_eq!(configured["retry.min_ms"]["source"], "configuration");
-    let set = json!({"paused": true, "burst": 40, "retry": {"strategy": "constant", "min_ms": 7}});
+    let set = json!({
+        "paused": true, "burst": 40, "check_after_ms": 700,
+        "retry": {"strategy": "constant", "min_ms": 7, "outage_max_ms": 900, "outage_max_attempts": 8},
+    });
     app.steer(&set).await.expect(200);
     let app = app.reopen(|_| {}).await;
     let lane = app.lane().await;
@@ -254,7 +279,11 @@ async fn a_lane_says_who_set_what_and_all_but_the_pause_is_cleared() {
         ("burst", json!(40)),
         ("retry.strategy", json!("constant")),
         ("retry.min_ms", json!(7)),
+        ("check_after_ms", json!(700)),
+        ("retry.outage_max_ms", json!(900)),
+        ("retry.outage_max_attempts", json!(8)),
     ] {
+        assert_ne!(configured[name]["value"], value, "{name}: it would prove nothing");
         let setting = &lane["settings"][name];
         assert_eq!(setting["value"], value, "{name}");
         assert_eq!(setting["configured"], configured[name]["value"], "{name}");
@@ -270,22 +299,74 @@ async fn a_lane_says_who_set_what_and_all_but_the_pause_is_cleared() {
         assert!(setting["set_at"].is_string(), "{name}");
     }
     assert_eq!(lane["settings"]["retry.max_ms"], configured["retry.max_ms"]);
-    let cleared = app
-        .send(app.request("DELETE", "/v1/ledgers/main/overrides"))
-        .await
-        .expect(200)
-        .json();
+    let cleared = app.clear().await;
     assert_eq!(
         (&cleared["overrides"], &cleared["state"]),
         (&json!({}), &json!("paused"))
     );
-    assert_eq!(cleared["settings"]["burst"], configured["burst"]);
+    let mut unpaused = cleared["settings"].clone();
+    unpaused["paused"] = configured["paused"].clone();
+    assert_eq!(unpaused, configured, "all else is as configured");
     let audit = app.get("/v1/audit").await.expect(200).json();
     assert_eq!(audit["items"][0]["action"], "DELETE /v1/ledgers/{name}/overrides");
     app.send(app.request("DELETE", "/v1/ledgers/none/overrides"))
         .await
         .problem(404, "SG-0016");
     app.finish().await;
+}
+
+#[tokio::test]
+async fn how_outages_are_borne_and_when_the_ledger_is_asked_is_set_while_it_runs() {
+    // Built in: no number of outages fails a transaction, and nobody asks before an hour is over.
+    let mut script = vec![Act::Refuse; 20_000];
+    script[..2].fill(Act::CommitSilently);
+    let ledger = Scripted::new(&script, true);
+    let mut patient = settings();
+    patient.ledgers.get_mut("main").expect("main").worker.check_after = Duration::from_secs(3_600);
+    let lab = Lab::start(&ledger, patient).await;
+    let steer = async |steer: Steer| {
+        let steered = lab.gateway.steer(&Caller::anonymous(), "main", steer).await;
+        steered.expect("steers")
+    };
+    let kept = lab.accept("Pay").await;
+    eventually("it is sent", async || (ledger.sends().len() == 1).then_some(())).await;
+    let lane = steer(Steer {
+        check_after_ms: Some(Some(100)),
+        ..Steer::default()
+    })
+    .await;
+    assert_eq!(lane.settings.check_after, Duration::from_millis(100));
+    let asked = lab.accept("Pay").await;
+    let tx = lab.settled(asked).await;
+    assert!(matches!(tx.state, State::Done { .. }), "{:?}", tx.state);
+    let earlier = lab.gateway.get(&Caller::anonymous(), kept).await.expect("reads");
+    assert!(
+        !earlier.expect("is there").is_settled(),
+        "it waits as it was told"
+    );
+
+    // From here on the ledger takes nothing.
+    let waits = lab.accept("Pay").await;
+    eventually("it is tried again", async || {
+        let tx = lab.gateway.get(&Caller::anonymous(), waits).await.expect("reads");
+        tx.is_some_and(|tx| tx.outages > 2).then_some(())
+    })
+    .await;
+    let retry = SteerRetry {
+        outage_max_attempts: Some(Some(1)),
+        ..SteerRetry::default()
+    };
+    steer(Steer {
+        retry,
+        ..Steer::default()
+    })
+    .await;
+    let tx = lab.settled(waits).await;
+    let State::Failed { failure } = &tx.state else {
+        panic!("{:?}", tx.state)
+    };
+    assert_eq!(failure.code, FailureCode::LedgerUnavailable);
+    lab.stop().await;
 }
 
 #[tokio::test]
@@ -301,11 +382,7 @@ async fn a_lane_whose_overrides_do_not_fit_a_new_configuration_waits_for_a_perso
         .await;
     assert_eq!(app.lane().await["state"], "paused");
     app.post(&add("hits", 1)).await.expect(202);
-    let cleared = app
-        .send(app.request("DELETE", "/v1/ledgers/main/overrides"))
-        .await
-        .expect(200)
-        .json();
+    let cleared = app.clear().await;
     assert_eq!(
         (&cleared["state"], &cleared["rate_per_second"]),
         (&json!("running"), &json!(1_000.0))

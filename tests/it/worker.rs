@@ -1,6 +1,5 @@
 //! The lane against a ledger that does what a test tells it to.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,18 +83,8 @@ impl Lab {
     }
 
     async fn accept_on(&self, ledger: &str, function: &str) -> TransactionId {
-        let request = Request {
-            ledger: LedgerName::new(ledger).expect("valid"),
-            contract: "any".into(),
-            function: function.into(),
-            args: Vec::new(),
-            transient: BTreeMap::new(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            not_before: None,
-            callback_url: None,
-            metadata: BTreeMap::new(),
-        };
+        let ledger = LedgerName::new(ledger).expect("valid");
+        let request = Request::call(ledger, "any", function, Vec::new());
         self.gateway
             .accept(&Caller::anonymous(), request, None, None)
             .await

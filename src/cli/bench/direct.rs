@@ -146,18 +146,8 @@ impl Requests {
         call.args.fill(&mut args, key, number, &self.run);
         let args: Vec<Argument> = serde_json::from_str(&args).context("read --args")?;
         let contract = call.contract.as_ref().or(self.default_contract.as_ref());
-        Ok(Request {
-            ledger: self.ledger.clone(),
-            contract: contract.cloned().unwrap_or_default(),
-            function: call.function.clone(),
-            args,
-            transient: Default::default(),
-            conflict_keys: Vec::new(),
-            expires_in_seconds: None,
-            not_before: None,
-            callback_url: None,
-            metadata: Default::default(),
-        })
+        let contract = contract.cloned().unwrap_or_default();
+        Ok(Request::call(self.ledger.clone(), contract, &call.function, args))
     }
 }
 

@@ -202,7 +202,11 @@ pub(crate) fn lane() -> Value {
         "max_in_flight": 256,
         "batch_size": 50,
         "batch_timeout_ms": 20,
-        "retry": {"strategy": "jitter", "min_ms": 50, "max_ms": 500, "max_attempts": 20},
+        "check_after_ms": 5000,
+        "retry": {
+            "strategy": "jitter", "min_ms": 50, "max_ms": 500, "max_attempts": 20,
+            "outage_min_ms": 250, "outage_max_ms": 10_000, "outage_max_attempts": 0,
+        },
         "paused": false,
         "overrides": {"rate_per_second": 100.0},
         "settings": {

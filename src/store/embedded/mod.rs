@@ -3,7 +3,7 @@
 //! - [`keys`] is the layout, [`record`] the encoding, [`writer`] the one thread that commits.
 //! - [`mod@changes`] is the log of what changed, [`mod@documents`] what is kept beside the records.
 //! - Reads go straight to the engine. A point read, and one of a few due marks, is done in place; what may
-//!   visit many entries runs on a blocking thread.
+//!   visit many entries runs on a blocking thread ([`mod@reads`]).
 //! - [`folder`] keeps a second process out; [`maintenance`] is `store check`, `repair` and `compact`;
 //!   [`salvage`] is what `repair` does about a file that is damaged; [`backup`] and [`mod@restore`] are the commands of
 //!   these names.
@@ -22,6 +22,7 @@ mod listing;
 mod maintenance;
 mod mutations;
 mod pieces;
+mod reads;
 mod record;
 mod restore;
 mod salvage;
@@ -36,6 +37,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 pub use backup::{BackupEntry, BackupError, BackupHeader, BackupReader, BackupSource, refuse_backup};
 pub use folder::{DataFolder, FolderError};
@@ -76,6 +78,8 @@ pub struct EmbeddedStore {
     change_log: u64,
     shared: Arc<Shared>,
     commands: Option<mpsc::Sender<Command>>,
+    /// Reads under way: each holds the file, also when nobody waits for it any more.
+    reads: TaskTracker,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -117,6 +121,7 @@ impl EmbeddedStore {
             change_log,
             shared,
             commands: Some(commands),
+            reads: TaskTracker::new(),
             writer: Some(writer),
         })
     }
@@ -197,17 +202,6 @@ impl EmbeddedStore {
             })
             .map_err(store_error)?;
         Ok(due)
-    }
-
-    /// Runs a read that may visit many entries without holding up the async runtime.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn KvEngine) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let engine = self.engine.clone();
-        tokio::task::spawn_blocking(move || read(&*engine))
-            .await
-            .map_err(|error| StoreError::Unavailable(format!("a read was given up: {error}")))?
     }
 }
 

@@ -12,17 +12,14 @@ use sluicegate::store::{Change, TransactionStore};
 
 /// A call that the simulator takes: it creates an asset.
 pub(crate) fn request(asset: &str) -> Request {
+    let main = LedgerName::new("main").expect("a name");
+    let args = vec![Argument::text(asset), Argument::text("1")];
     Request {
-        ledger: LedgerName::new("main").expect("a name"),
-        contract: "counter".to_owned(),
-        function: "Add".to_owned(),
-        args: vec![Argument::text(asset), Argument::text("1")],
         transient: BTreeMap::from([("price".to_owned(), "MTAw".to_owned())]),
         conflict_keys: vec![asset.to_owned()],
         expires_in_seconds: Some(4_000_000_000),
-        not_before: None,
-        callback_url: None,
         metadata: BTreeMap::from([("order".to_owned(), format!("{asset}-ü\u{1F980}"))]),
+        ..Request::call(main, "counter", "Add", args)
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::common::{Common, CommonOverrides, SETTINGS, THE_ONE};
 use super::overlay::{Setting, settings};
-use super::steer::{self, LANE, Overrides};
+use super::overrides::{Overrides, values_of};
+use super::steer::{self, LANE};
 use super::{FieldError, Gateway, Parts, Tenants};
 use crate::config::{BackpressureSettings, Settings};
 use crate::domain::LedgerName;
@@ -18,7 +19,7 @@ use crate::telemetry;
 use crate::worker::Course;
 
 /// What may change while the gateway runs.
-pub(super) struct Helm {
+pub(super) struct Live {
     state: Mutex<State>,
     /// What holds of that, where every request looks.
     backpressure: RwLock<BackpressureSettings>,
@@ -53,7 +54,7 @@ pub struct Misfit {
     pub faults: Vec<FieldError>,
 }
 
-impl Helm {
+impl Live {
     /// As configured.
     pub(super) fn new(parts: &Parts, tenants: Tenants) -> Self {
         let lane = |configured| LaneState {
@@ -103,8 +104,8 @@ impl Helm {
         };
         let set = &lane.overrides;
         let all = settings(
-            steer::values_of(holds),
-            steer::values_of(&lane.configured),
+            values_of(holds),
+            values_of(&lane.configured),
             &set.values(),
             &set.marks,
         );
