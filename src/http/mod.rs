@@ -62,9 +62,11 @@ pub use server::serve;
 pub use tls::{Tls, TlsError};
 pub use trace::TraceContext;
 
-/// What every handler has.
+/// What every handler has. Each layer of a request takes a copy, so that is one count and no more.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct Api(Arc<Shared>);
+
+pub(crate) struct Shared {
     gateway: Arc<Gateway>,
     auth: Arc<Authenticator>,
     metrics: Metrics,
@@ -82,6 +84,14 @@ pub(crate) struct Api {
     document: Document,
 }
 
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl Api {
     fn webhooks(&self) -> &Webhooks {
         self.gateway.webhooks()
@@ -95,7 +105,7 @@ impl Api {
         tasks: TaskTracker,
         document: Document,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             feed: Feed::new(gateway.clone(), tasks.clone()),
             streams: Places::new(settings.max_streams as usize),
             heartbeat: settings.stream_heartbeat,
@@ -110,7 +120,7 @@ impl Api {
             },
             longest_wait: settings.max_wait,
             document,
-        }
+        }))
     }
 }
 
