@@ -23,7 +23,9 @@ fn main() {
         runtime.block_on(noop());
         return;
     }
-    let other = std::env::args().skip_while(|argument| argument != "--against").nth(1);
+    let other = std::env::args()
+        .skip_while(|argument| argument != "--against")
+        .nth(1);
     println!("| connections | | per second | ratio to no-op | p50 ms | p99 ms | p99 ratio |");
     println!("|---|---|---|---|---|---|---|");
     for connections in [64, 256] {

@@ -142,7 +142,10 @@ impl Board {
         places.sort_unstable();
         places.dedup();
         let state = self.lock();
-        let there = places.iter().filter_map(|place| state.places.get(place)).flatten();
+        let there = places
+            .iter()
+            .filter_map(|place| state.places.get(place))
+            .flatten();
         let concerned = |id: &&GroupId| state.groups.get(id).is_some_and(|group| group.filter.matches(tx));
         there.filter(concerned).copied().collect()
     }
