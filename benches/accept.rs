@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench accept` (about two minutes). Each round runs the no-op route and the gateway with
 //! each engine in turn, so that a machine that drifts drifts for all; the ratio is taken per round and the
-//! median printed.
+//! median printed. `cargo bench --bench accept -- --against PATH` runs another build of the gateway in the same rounds, to see
+//! what a change does.
 #![allow(missing_docs, clippy::expect_used, reason = "a benchmark may panic")]
 
 mod support;
@@ -22,11 +23,53 @@ fn main() {
         runtime.block_on(noop());
         return;
     }
+    let other = std::env::args()
+        .skip_while(|argument| argument != "--against")
+        .nth(1);
     println!("| connections | | per second | ratio to no-op | p50 ms | p99 ms | p99 ratio |");
     println!("|---|---|---|---|---|---|---|");
     for connections in [64, 256] {
-        runtime.block_on(compare(connections));
+        runtime.block_on(compare(connections, cases(other.as_deref())));
     }
+}
+
+/// What is measured in each round.
+struct Case {
+    name: &'static str,
+    /// The gateway and its engine; `None` is the no-op route.
+    gateway: Option<(String, &'static str)>,
+    with_key: bool,
+    with_log: bool,
+}
+
+fn cases(other: Option<&str>) -> Vec<Case> {
+    let own = env!("CARGO_BIN_EXE_sluicegate");
+    let case = |name: &'static str, binary: &str, engine: &'static str| Case {
+        name,
+        gateway: Some((binary.to_owned(), engine)),
+        with_key: name.ends_with("with key"),
+        with_log: name.ends_with("with log"),
+    };
+    let mut cases = vec![Case {
+        gateway: None,
+        ..case("no-op axum", own, "")
+    }];
+    match other {
+        Some(other) => cases.extend([
+            case("redb", own, "redb"),
+            case("the other, redb", other, "redb"),
+            case("redb, with key", own, "redb"),
+            case("the other, redb, with key", other, "redb"),
+        ]),
+        None => cases.extend([
+            case("redb", own, "redb"),
+            case("redb, with key", own, "redb"),
+            case("redb, with log", own, "redb"),
+            case("sled", own, "sled"),
+            case("sled, with key", own, "sled"),
+        ]),
+    }
+    cases
 }
 
 /// Reads the body and answers 202 with nothing.
@@ -44,12 +87,12 @@ async fn noop() {
 }
 
 /// A gateway that logs what goes wrong, or, into a file, who brings what.
-fn gateway(folder: &Path, engine: &str, logs: bool) -> Server {
+fn gateway(binary: &str, folder: &Path, engine: &str, logs: bool) -> Server {
     let level = if logs { "info" } else { "warn" };
     let config =
         format!("[http]\nlisten = '127.0.0.1:0'\n[store]\nengine = '{engine}'\n[log]\nlevel = '{level}'\n");
     std::fs::write(folder.join("config.toml"), config).expect("writes the configuration");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    let mut command = Command::new(binary);
     command.arg("serve").current_dir(folder);
     if logs {
         command.stderr(std::fs::File::create(folder.join("log")).expect("creates"));
@@ -57,32 +100,22 @@ fn gateway(folder: &Path, engine: &str, logs: bool) -> Server {
     Server::start(command)
 }
 
-async fn compare(connections: u64) {
-    let mut results: Vec<(&str, Vec<Load>)> = [
-        "no-op axum",
-        "redb",
-        "redb, with key",
-        "redb, with log",
-        "sled",
-        "sled, with key",
-    ]
-    .map(|name| (name, Vec::new()))
-    .into();
+async fn compare(connections: u64, cases: Vec<Case>) {
+    let mut results: Vec<(Case, Vec<Load>)> = cases.into_iter().map(|case| (case, Vec::new())).collect();
     for _ in 0..ROUNDS {
-        for (name, loads) in &mut results {
+        for (case, loads) in &mut results {
             let folder = tempfile::tempdir().expect("folder");
-            let server = match name.split(',').next().expect("a name") {
-                "no-op axum" => {
+            let server = match &case.gateway {
+                None => {
                     let mut command = Command::new(std::env::current_exe().expect("own path"));
                     command.arg("--noop-server");
                     Server::start(command)
                 }
-                engine => gateway(folder.path(), engine, name.ends_with("log")),
+                Some((binary, engine)) => gateway(binary, folder.path(), engine, case.with_log),
             };
-            let request = if name.ends_with("key") {
-                post_600_with_key
-            } else {
-                post_600
+            let request = match case.with_key {
+                true => post_600_with_key,
+                false => post_600,
             };
             load(
                 &server.address,
@@ -99,7 +132,8 @@ async fn compare(connections: u64) {
         .iter()
         .map(|l| (l.per_second, l.p99.as_secs_f64()))
         .collect();
-    for (name, loads) in &results {
+    for (case, loads) in &results {
+        let name = case.name;
         let of = |what: fn(&Load) -> f64| median(loads.iter().map(what).collect());
         let against = |what: fn(&Load, &(f64, f64)) -> f64| {
             median(

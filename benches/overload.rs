@@ -9,11 +9,17 @@ mod support;
 use std::time::Duration;
 
 use support::overload::{Measured, backlog, down, hot_key, slow, ten_times, waiters};
+use support::retention::{removal, serve_if_told};
 use support::streams::streams;
 
+/// As the gateway has it: one scenario is served by this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
-    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(serve_if_told());
+    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
     println!(
         "| scenario | accepted | idle p50, p99 ms | loaded p50, p99 ms | p99 ratio | peak MiB | drained per second, of the rate | |"
     );
@@ -28,6 +34,8 @@ fn main() {
         "hot key",
         "waiters",
         "streams",
+        "pruning",
+        "archiving",
     ] {
         if wanted.as_deref().is_some_and(|wanted| wanted != name) {
             continue;
@@ -42,7 +50,9 @@ fn main() {
                 "slow" => slow(seconds(30), seconds(20), seconds(60)).await,
                 "hot key" => hot_key(1_000, seconds(20)).await,
                 "waiters" => waiters(5_000, seconds(20), seconds(50)).await,
-                _ => streams(5_000, seconds(20), seconds(50)).await,
+                "streams" => streams(5_000, seconds(20), seconds(50)).await,
+                "pruning" => removal(400_000, seconds(10), seconds(10), false).await,
+                _ => removal(200_000, seconds(10), seconds(10), true).await,
             }
         });
         show(name, &measured);

@@ -50,12 +50,15 @@ pub const ALL: [(&str, &str); 41] = [
         "claim-before-store",
         "deliveries are read and judged; no claim is stored",
     ),
-    ("claim-before-ack", "the claims are stored; the queue is not told"),
+    (
+        "claim-before-ack",
+        "the claims are stored, with their bytes if those were prepared at once; the queue is not told",
+    ),
     ("ack-before-told", "the queue has to be told; the broker is not"),
     ("ack-after-told", "the broker is told"),
     (
         "prepare-before-call",
-        "a record is claimed; the ledger is not asked to prepare it",
+        "a record is about to be claimed, or is; the ledger is not asked to prepare it",
     ),
     (
         "prepare-before-store",

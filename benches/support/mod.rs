@@ -11,6 +11,7 @@
 pub mod ledger;
 pub mod network;
 pub mod overload;
+pub mod retention;
 pub mod streams;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -62,9 +62,11 @@ pub use error::Code;
 pub use server::serve;
 pub use tls::{Tls, TlsError};
 
-/// What every handler has.
+/// What every handler has. Each layer of a request takes a copy, so that is one count and no more.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct Api(Arc<Shared>);
+
+pub(crate) struct Shared {
     gateway: Arc<Gateway>,
     auth: Arc<Authenticator>,
     metrics: Metrics,
@@ -83,6 +85,14 @@ pub(crate) struct Api {
     document: Document,
 }
 
+impl std::ops::Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl Api {
     fn webhooks(&self) -> &Webhooks {
         self.gateway.webhooks()
@@ -96,7 +106,7 @@ impl Api {
         tasks: TaskTracker,
         document: Document,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             feed: Feed::new(gateway.clone(), tasks.clone()),
             streams: Places::new(settings.max_streams as usize),
             heartbeat: settings.stream_heartbeat,
@@ -112,7 +122,7 @@ impl Api {
             },
             longest_wait: settings.max_wait,
             document,
-        }
+        }))
     }
 }
 

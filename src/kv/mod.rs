@@ -74,10 +74,13 @@ pub enum Order {
     Descending,
 }
 
+/// A key and what it is set to; `None` removes it.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
 /// Writes that become durable together. Later writes to a key win over earlier ones.
 #[derive(Debug, Default)]
 pub struct Batch {
-    writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    writes: Vec<Write>,
     bytes: usize,
 }
 
@@ -104,8 +107,8 @@ impl Batch {
         self.bytes
     }
 
-    /// The writes in order; `None` is a removal.
-    pub fn into_writes(self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    /// The writes in order.
+    pub fn into_writes(self) -> Vec<Write> {
         self.writes
     }
 }

@@ -2,13 +2,18 @@
 //!
 //! Every commit is one redb write transaction with `Durability::Immediate`: copy-on-write pages, a
 //! checksummed commit slot, one sync. A crash leaves the last commit slot that verifies.
+//!
+//! A batch is written in the order of its keys. New keys that have no other one between them are put in through one
+//! cursor, which fills each page before it takes the next; one by one they would split pages and leave them half empty.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::{Bound, ControlFlow, Range};
 use std::path::Path;
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
+use redb::{
+    Builder, CursorError, Database, DatabaseError, ReadableDatabase, StorageError, Table, TableDefinition,
+};
 
-use super::{Batch, KvEngine, KvError, Order, Visit};
+use super::{Batch, KvEngine, KvError, Order, Visit, Write};
 use crate::failpoint;
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("kv");
@@ -69,17 +74,55 @@ impl KvEngine for RedbEngine {
         let writing = self.0.begin_write().map_err(|error| storage(error.into()))?;
         {
             let mut table = writing.open_table(TABLE).map_err(|error| storage(error.into()))?;
-            for (key, value) in batch.into_writes() {
-                match value {
-                    Some(value) => table.insert(key.as_slice(), value.as_slice()).map(drop),
-                    None => table.remove(key.as_slice()).map(drop),
-                }
-                .map_err(|error| storage(error.into()))?;
-            }
+            let mut writes = batch.into_writes();
+            // Stable: of several writes to one key, the last stays the last.
+            writes.sort_by(|(one, _), (other, _)| one.cmp(other));
+            apply(&mut table, &writes).map_err(storage)?;
         }
         failpoint::reached("store-before-sync");
         writing.commit().map_err(|error| storage(error.into()))
     }
+}
+
+/// Makes writes in the order of their keys; of several to one key, the last.
+fn apply(table: &mut Table<'_, &[u8], &[u8]>, mut writes: &[Write]) -> Result<(), redb::Error> {
+    // Whether what comes next is likely not there yet: what is new comes in runs.
+    let mut is_new = true;
+    while let [(key, value), rest @ ..] = writes {
+        let next = rest.first().map(|(next, value)| (next, value.is_some()));
+        let mut done = 1;
+        match value {
+            _ if next.is_some_and(|(next, _)| next == key) => {}
+            None => drop(table.remove(key.as_slice())?),
+            Some(_) if is_new && next.is_some_and(|(next, put)| put && next.first() == key.first()) => {
+                done = insert_run(table, writes)?;
+                // Nothing: the first one is there.
+                is_new = done > 0;
+            }
+            Some(value) => is_new = table.insert(key.as_slice(), value.as_slice())?.is_none(),
+        }
+        writes = &writes[done..];
+    }
+    Ok(())
+}
+
+/// Puts in as many of the first writes as are new keys without another one between them. Answers how many.
+fn insert_run(table: &mut Table<'_, &[u8], &[u8]>, writes: &[Write]) -> Result<usize, redb::Error> {
+    let Some((first, _)) = writes.first() else {
+        return Ok(0);
+    };
+    let mut cursor = table.lower_bound_mut(Bound::Included(first.as_slice()))?;
+    let mut count = 0;
+    for (key, value) in writes {
+        let Some(value) = value else { break };
+        match cursor.insert_before(key.as_slice(), value.as_slice()) {
+            Ok(()) => count += 1,
+            Err(CursorError::UnorderedKey) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    cursor.close()?;
+    Ok(count)
 }
 
 fn opening(error: DatabaseError) -> KvError {

@@ -73,12 +73,12 @@ pub enum Inserted {
     Withheld,
 }
 
-/// A change from one version of a record to the next.
-#[derive(Debug)]
+/// A change from one version of a record to a later one.
+#[derive(Debug, Clone)]
 pub struct Change {
     /// The record as it was read.
     pub old: Transaction,
-    /// The record as it shall be; made by [`Transaction::apply`].
+    /// The record as it shall be; made by [`Transaction::apply`], in one step or several.
     pub new: Transaction,
 }
 

@@ -1,12 +1,18 @@
 //! One batch on its way out: claim, prepare, store, submit; or, for what was sent already, [`check`](super::check).
 //!
-//! Each step's commit is shared by the batch. Between any two lines here the process may die; the record
-//! then stands in the last stored state, from which the next delivery goes on.
+//! Each step's commit is shared by the batch. What is prepared at once is claimed and stored as submitted in one commit;
+//! if the ledger takes its time, the claims are stored first: others then see that it is being prepared, and leave it
+//! alone. Either way nothing is sent before its bytes are stored, and of two that prepare one record only one stores it.
+//! Between any two lines here the process may die; the record then stands in the last stored state, from which the next
+//! delivery goes on.
 
+use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::Lane;
 use super::gate::within;
@@ -27,6 +33,13 @@ const MOST_UNREADABLE: usize = 10_000;
 /// Whoever announced it may have a clock that is ahead of ours by so much. A repeated message can bring a
 /// retry forward by as much, which the version check makes harmless.
 const CLOCK_SKEW: Duration = Duration::from_secs(1);
+
+/// What takes longer to prepare is claimed first.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+fn is_submitted(tx: &Transaction) -> bool {
+    matches!(tx.state, State::Submitted { .. })
+}
 
 /// Why something was not sent, as far as is known.
 enum Unsent {
@@ -74,26 +87,48 @@ impl Lane {
             }
         }
         failpoint::reached("claim-before-store");
-        let claimed = self.store_changes(claims).await?;
+        let (fresh, others): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .partition(|claim| matches!(claim.new.state, State::Preparing { .. }));
+        let checked: HashSet<_> = others.iter().map(|claim| claim.new.id).collect();
+        let mut preparing = pin!(join_all(fresh.iter().map(|claim| self.prepared(&claim.new))));
+        let early = timeout(AT_ONCE, &mut preparing).await.ok();
+        let is_late = early.is_none();
+        let mut changes = match early {
+            Some(news) => self.begun(&fresh, news),
+            None => fresh.clone(),
+        };
+        changes.extend(others);
+        let stored = self.store_changes(changes).await?;
         failpoint::reached("claim-before-ack");
         // Stored: from here on leases and checks bring them back, not the queue.
         readable.into_iter().for_each(Delivery::ack);
 
-        let (mut fresh, mut checks) = (Vec::new(), Vec::new());
-        for tx in claimed {
-            match &tx.state {
-                State::Preparing { .. } => fresh.push(tx),
-                State::Submitted { .. } => checks.push(tx),
-                State::Pending { .. } | State::Parked { .. } | State::Done { .. } | State::Failed { .. } => {}
-            }
-        }
-        let rest = slots.split_off(fresh.len());
+        let (checks, begun): (Vec<_>, Vec<_>) = stored.into_iter().partition(|tx| checked.contains(&tx.id));
+        let checks: Vec<_> = checks.into_iter().filter(is_submitted).collect();
+        let rest = slots.split_off(begun.len());
+        let attempt = async {
+            let ready = match is_late {
+                true => self.store_late(&fresh, begun, preparing.await).await?,
+                false => begun,
+            };
+            self.send_off(ready, slots, tenure).await
+        };
         // Both to their end: a failure of one must not cut off the other between a commit and a send.
-        let (attempted, checked) = tokio::join!(
-            self.attempt(fresh, slots, tenure),
-            self.check(checks, rest, tenure)
-        );
+        let (attempted, checked) = tokio::join!(attempt, self.check(checks, rest, tenure));
         attempted.and(checked)
+    }
+
+    /// The changes of those that were claimed and prepared at once. One that cannot be made is claimed, and its lease runs
+    /// out.
+    fn begun(&self, claims: &[Change], news: Vec<Result<Transaction, IllegalTransition>>) -> Vec<Change> {
+        failpoint::reached("prepare-before-store");
+        let both = claims.iter().zip(news);
+        both.map(|(claim, new)| Change {
+            old: claim.old.clone(),
+            new: self.legal(new).unwrap_or_else(|| claim.new.clone()),
+        })
+        .collect()
     }
 
     /// A delivery that leads to no readable record. If it comes again, that is no news.
@@ -145,23 +180,34 @@ impl Lane {
         self.legal(next)
     }
 
-    /// Prepares, stores what was prepared, and only then sends it.
-    async fn attempt(
+    /// Stores what was prepared of those whose claims were stored before it. Answers the records as they are then.
+    async fn store_late(
         &self,
-        fresh: Vec<Transaction>,
+        claims: &[Change],
+        claimed: Vec<Transaction>,
+        news: Vec<Result<Transaction, IllegalTransition>>,
+    ) -> Result<Vec<Transaction>, StoreError> {
+        let ours: HashSet<_> = claimed.iter().map(|tx| tx.id).collect();
+        let both = claims.iter().zip(news);
+        let changes = both.filter(|(claim, _)| ours.contains(&claim.new.id));
+        let changes = changes.filter_map(|(claim, new)| {
+            let new = self.legal(new)?;
+            Some(Change {
+                old: claim.new.clone(),
+                new,
+            })
+        });
+        failpoint::reached("prepare-before-store");
+        self.store_changes(changes.collect()).await
+    }
+
+    /// Sends those of `stored` that are to be sent; their bytes are stored.
+    async fn send_off(
+        &self,
+        stored: Vec<Transaction>,
         slots: Vec<Slot>,
         tenure: &Tenure,
     ) -> Result<(), StoreError> {
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let news = join_all(fresh.iter().map(|tx| self.prepared(tx))).await;
-        let changes = fresh.into_iter().zip(news).filter_map(|(old, new)| {
-            let new = self.legal(new)?;
-            Some(Change { old, new })
-        });
-        failpoint::reached("prepare-before-store");
-        let stored = self.store_changes(changes.collect()).await?;
         let mut sends = Vec::new();
         for (tx, slot) in stored.into_iter().zip(slots) {
             if let State::Submitted { sent, .. } = &tx.state {

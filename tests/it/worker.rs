@@ -287,6 +287,38 @@ async fn refusals_fail_at_once_wherever_they_come_from() {
     lab.stop().await;
 }
 
+/// Others see that it is being prepared, and may still cancel it.
+#[tokio::test]
+async fn i2_what_takes_long_to_prepare_is_claimed_first_and_what_does_not_is_stored_once() {
+    let ledger = Scripted::new(&[], true);
+    let mut settings = settings();
+    settings.ledgers.get_mut("main").expect("main").worker.lease = Duration::from_secs(60);
+    let lab = Lab::start(&ledger, settings).await;
+    *ledger.endorses_for.lock().unwrap() = Duration::from_secs(2);
+    let ids = [lab.accept("Pay").await, lab.accept("Pay").await];
+    for id in ids {
+        eventually("it is being prepared", async || {
+            let tx = lab.gateway.get(&Caller::anonymous(), id).await.expect("reads")?;
+            matches!(tx.state, State::Preparing { .. }).then_some(())
+        })
+        .await;
+    }
+    let cancelled = lab.gateway.cancel(&Caller::anonymous(), ids[1]).await;
+    assert!(cancelled.expect("cancels").is_settled());
+    let slow = lab.settled(ids[0]).await;
+    eventually("both are prepared", async || {
+        (ledger.prepared.load(Ordering::SeqCst) == 2).then_some(())
+    })
+    .await;
+    *ledger.endorses_for.lock().unwrap() = Duration::ZERO;
+    let quick = lab.settled(lab.accept("Pay").await).await;
+    // Accepted, claimed, prepared, done: each move counts, whether it was stored by itself or not.
+    let told = [&slow, &quick].map(|tx| (tx.version, tx.attempts, tx.history.len()));
+    assert_eq!(told, [(4, 1, 1); 2]);
+    assert_eq!(ledger.sends().len(), 2, "what was cancelled is not sent");
+    lab.stop().await;
+}
+
 #[tokio::test]
 async fn an_outage_costs_probes_and_not_tries() {
     let ledger = Scripted::new(&[], true);

@@ -1,17 +1,17 @@
 //! One client that follows all changes that it may see.
 //!
-//! It reads from the store until it has caught up, then takes what all are told; falling behind, it reads from the store
-//! again. Its position only moves forward, over what it was shown and over what does not concern it.
+//! It reads from the store until it has caught up, then takes what concerns it of what is told; falling behind, it reads
+//! from the store again. Its position only moves forward, over what it was shown and over what does not concern it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::Event;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::feed::{Feed, Update};
+use super::board::{Next, Seat};
+use super::feed::Feed;
 use super::{ApiError, heartbeat, ready, transaction};
 use crate::share::Place;
 use crate::store::{Filter, Position};
@@ -31,8 +31,8 @@ pub(super) struct Start {
 enum Way {
     /// From the store.
     CatchingUp,
-    /// From what all are told.
-    Following(broadcast::Receiver<Arc<Update>>),
+    /// From what is told.
+    Following(Seat),
 }
 
 pub(super) struct Follower {
@@ -87,7 +87,9 @@ impl Follower {
             let hub = self.feed.gateway().hub().clone();
             tokio::select! {
                 () = self.advance() => {}
-                () = tokio::time::sleep_until(beat) => return Some(self.beat()),
+                () = tokio::time::sleep_until(beat) => if self.has_all() {
+                    return Some(self.beat());
+                },
                 () = hub.released() => return None,
             }
         }
@@ -95,33 +97,51 @@ impl Follower {
 
     /// Takes one step on its way. Cancel safe: the position moves with what is put ahead.
     async fn advance(&mut self) {
-        match &mut self.way {
-            Way::CatchingUp => self.catch_up().await,
-            Way::Following(told) => match told.recv().await {
-                Ok(update) if update.at.is_of_the_log_of(self.at) && update.at <= self.at => {}
-                Ok(update) if update.record.is_none() || !update.at.is_of_the_log_of(self.at) => {
-                    self.way = Way::CatchingUp;
-                }
-                Ok(update) => self.take(&update),
-                Err(broadcast::error::RecvError::Lagged(_) | broadcast::error::RecvError::Closed) => {
-                    self.way = Way::CatchingUp;
-                }
-            },
+        let Way::Following(seat) = &self.way else {
+            return self.catch_up().await;
+        };
+        let woken = seat.woken();
+        // Listening before looking: nothing is missed.
+        let woken = woken.notified();
+        if self.has_all() {
+            woken.await;
         }
+    }
+
+    /// Takes what is next of what is told, and answers whether there was nothing. Whoever catches up is not told.
+    fn has_all(&mut self) -> bool {
+        let Way::Following(seat) = &mut self.way else {
+            return true;
+        };
+        match seat.next() {
+            Next::Nothing(told) => {
+                // All up to there was told, so none of it concerned the client.
+                let further = told.filter(|told| told.is_of_the_log_of(self.at));
+                self.at = further.map_or(self.at, |told| told.max(self.at));
+                return true;
+            }
+            Next::Update(update) if update.at.is_of_the_log_of(self.at) && update.at <= self.at => {}
+            Next::Update(update) => match &update.json {
+                Some(json) if update.at.is_of_the_log_of(self.at) => self.take(update.at, json),
+                _ => self.way = Way::CatchingUp,
+            },
+            Next::Missed => self.way = Way::CatchingUp,
+        }
+        false
     }
 
     async fn catch_up(&mut self) {
         let feed = self.feed.clone();
         // Following before the last look: what changes in between is told or read, or both.
-        let told = feed.follow();
-        match feed.catch_up(self.at).await {
+        let seat = feed.follow(&self.filter);
+        match feed.catch_up(self.at, &self.filter).await {
             Ok(Some(read)) => {
-                for update in &read.updates {
-                    self.take(update);
+                for (at, json) in &read.updates {
+                    self.take(*at, json);
                 }
                 self.at = read.next;
                 if !read.more {
-                    self.way = Way::Following(told);
+                    self.way = Way::Following(seat);
                 }
             }
             Ok(None) => match feed.gateway().last_change().await {
@@ -139,14 +159,9 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, update: &Update) {
-        self.at = update.at;
-        if let Some((tx, json)) = &update.record
-            && self.filter.matches(tx)
-        {
-            self.given = update.at;
-            self.ahead.push_back(transaction(&update.at.to_string(), json));
-        }
+    fn take(&mut self, at: Position, json: &[u8]) {
+        (self.at, self.given) = (at, at);
+        self.ahead.push_back(transaction(&at.to_string(), json));
     }
 
     /// A sign of life. If much has passed that did not concern the client, it tells how far that is, so that the client

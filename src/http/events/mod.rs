@@ -5,6 +5,7 @@
 //! time-out for writing (`server.rs`): here nothing is kept for them. Whether whoever follows still may is asked before
 //! everything that they are told, so a stream outlives its key or token by a heartbeat at most.
 
+mod board;
 mod feed;
 mod follower;
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -60,6 +60,8 @@ pub(crate) struct Scripted {
     pub(crate) connected_at: Mutex<Instant>,
     /// The contract refuses by now.
     pub(crate) refuses: AtomicBool,
+    /// So long whoever endorses takes.
+    pub(crate) endorses_for: Mutex<Duration>,
     /// Who the gateway is to it.
     pub(crate) identity: Mutex<&'static str>,
     held: Mutex<VecDeque<LedgerTxId>>,
@@ -104,6 +106,7 @@ impl Scripted {
             connected_at: Mutex::new(Instant::now()),
             lags: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            endorses_for: Mutex::default(),
             identity: Mutex::new("tx"),
             held: Mutex::default(),
         }
@@ -147,6 +150,10 @@ impl LedgerBackend for Scripted {
     }
 
     async fn prepare(&self, submission: SubmissionId, request: &Request) -> Result<Prepared, PrepareError> {
+        let endorses_for = *self.endorses_for.lock().unwrap();
+        if !endorses_for.is_zero() {
+            tokio::time::sleep(endorses_for).await;
+        }
         if self.down.load(Ordering::SeqCst) {
             return Err(PrepareError::Unavailable(cause("DOWN")));
         }
