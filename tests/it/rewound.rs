@@ -109,11 +109,11 @@ async fn i2_no_budget_ends_what_may_have_taken_effect() {
     lab.stop().await;
 }
 
-/// One that may wait for a second.
-async fn accept_for_a_second(lab: &Lab) -> TransactionId {
+/// One that may wait for a minute: longer than what a test does until then takes on the slowest machine.
+async fn accept_for_a_minute(lab: &Lab) -> TransactionId {
     let main = LedgerName::new("main").expect("valid");
     let request = Request {
-        expires_in_seconds: Some(1),
+        expires_in_seconds: Some(60),
         ..Request::call(main, "any", "Pay", Vec::new())
     };
     let accepted = lab
@@ -148,7 +148,7 @@ fn restored(ledger: &Scripted, old: &Path, identities: Identities) -> tempfile::
 async fn restored_late(ledger: &Arc<Scripted>, runs: bool) -> Transaction {
     ledger.down.store(true, Ordering::SeqCst);
     let lab = Lab::start(ledger, settings()).await;
-    let id = accept_for_a_second(&lab).await;
+    let id = accept_for_a_minute(&lab).await;
     let folder = lab.stop().await;
     let new = restored(ledger, folder.path(), Identities::MustMatch);
     ledger.down.store(false, Ordering::SeqCst);
@@ -158,18 +158,18 @@ async fn restored_late(ledger: &Arc<Scripted>, runs: bool) -> Transaction {
         assert!(matches!(tx.state, State::Done { .. }), "{:?}", tx.state);
         lab.stop().await;
     }
-    let lab = Lab::reopen(ledger, settings(), new, Arc::new(TwoSecondsAhead)).await;
+    let lab = Lab::reopen(ledger, settings(), new, Arc::new(TwoMinutesAhead)).await;
     let tx = lab.settled(id).await;
     lab.stop().await;
     tx
 }
 
-struct TwoSecondsAhead;
+struct TwoMinutesAhead;
 
 #[async_trait::async_trait]
-impl Clock for TwoSecondsAhead {
+impl Clock for TwoMinutesAhead {
     fn now(&self) -> sluicegate::domain::Timestamp {
-        SystemClock.now().plus(Duration::from_secs(2))
+        SystemClock.now().plus(Duration::from_secs(120))
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -203,7 +203,7 @@ async fn i2_silence_does_not_fail_what_took_effect() {
     let ledger = Scripted::new(&[], true);
     ledger.down.store(true, Ordering::SeqCst);
     let lab = Lab::start(&ledger, settings()).await;
-    let id = accept_for_a_second(&lab).await;
+    let id = accept_for_a_minute(&lab).await;
     let folder = lab.stop().await;
     let new = restored(&ledger, folder.path(), Identities::MustMatch);
     ledger.down.store(false, Ordering::SeqCst);
@@ -211,7 +211,7 @@ async fn i2_silence_does_not_fail_what_took_effect() {
     lab.settled(id).await;
     lab.stop().await;
     ledger.silent.store(true, Ordering::SeqCst);
-    let lab = Lab::reopen(&ledger, settings(), new, Arc::new(TwoSecondsAhead)).await;
+    let lab = Lab::reopen(&ledger, settings(), new, Arc::new(TwoMinutesAhead)).await;
     eventually("it was looked up in vain", async || {
         (ledger.lookups.load(Ordering::SeqCst) > 3).then_some(())
     })
