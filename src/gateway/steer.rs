@@ -39,7 +39,7 @@ pub struct Steer {
 /// What to change of retries.
 #[derive(Debug, Clone, Default)]
 pub struct SteerRetry {
-    /// How the delay is chosen: the name of a [`DelayStrategy`].
+    /// How the delay is chosen: the name of a [`DelayStrategy`](crate::domain::DelayStrategy).
     pub strategy: Option<Option<String>>,
     /// Shortest delay after a conflict, milliseconds.
     pub min_ms: Option<Option<u64>>,
