@@ -34,7 +34,7 @@ const MOST_UNREADABLE: usize = 10_000;
 /// retry forward by as much, which the version check makes harmless.
 const CLOCK_SKEW: Duration = Duration::from_secs(1);
 
-/// What takes longer to prepare is claimed first.
+/// What takes longer to prepare is claimed first (docs/adr/0027).
 const AT_ONCE: Duration = Duration::from_millis(20);
 
 fn is_submitted(tx: &Transaction) -> bool {
