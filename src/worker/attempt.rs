@@ -122,7 +122,9 @@ impl Lane {
     /// The changes of those that were claimed and prepared at once. One that cannot be made is claimed, and its lease runs
     /// out.
     fn begun(&self, claims: &[Change], news: Vec<Result<Transaction, IllegalTransition>>) -> Vec<Change> {
-        failpoint::reached("prepare-before-store");
+        if !claims.is_empty() {
+            failpoint::reached("prepare-before-store");
+        }
         let both = claims.iter().zip(news);
         both.map(|(claim, new)| Change {
             old: claim.old.clone(),
