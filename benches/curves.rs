@@ -26,6 +26,8 @@ struct Plot {
     measured: Vec<Line>,
     /// ... those of a formula without.
     computed: Vec<Line>,
+    /// Where there is no line.
+    legend: SeriesLabelPosition,
 }
 
 fn main() {
@@ -97,6 +99,7 @@ fn rate() -> Plot {
         y: "accept to done, ms",
         measured: vec![("p50", p50), ("p99", p99)],
         computed: vec![("T = min(BatchTimeout, MaxMessageCount / r)", computed)],
+        legend: SeriesLabelPosition::LowerLeft,
     }
 }
 
@@ -122,6 +125,7 @@ fn in_flight() -> Plot {
         y: "settled per second, of 10,000 in 11 s",
         measured: vec![("measured", settled)],
         computed: vec![("max_in_flight / block time", computed)],
+        legend: SeriesLabelPosition::UpperLeft,
     }
 }
 
@@ -145,6 +149,7 @@ fn retries() -> Plot {
         y: "submissions for each transaction",
         measured: vec![("rate 100", fixed), ("adaptive", adaptive)],
         computed: Vec::new(),
+        legend: SeriesLabelPosition::UpperRight,
     }
 }
 
@@ -182,13 +187,6 @@ impl Plot {
             (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max))
         };
         let ((left, right), (low, high)) = (bounds(|(x, _)| x), bounds(|(_, y)| y));
-        // Where there is no line.
-        let first = self.measured.first().map_or(&[][..], |(_, points)| points);
-        let falls = matches!(first, [(_, begin), .., (_, end)] if begin > end);
-        let legend = match falls {
-            true => SeriesLabelPosition::LowerLeft,
-            false => SeriesLabelPosition::UpperLeft,
-        };
         let mut chart = ChartBuilder::on(area)
             .margin(16)
             .x_label_area_size(44)
@@ -220,7 +218,7 @@ impl Plot {
             .configure_series_labels()
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
-            .position(legend)
+            .position(self.legend.clone())
             .draw()?;
         area.present()?;
         Ok(())

@@ -1,6 +1,6 @@
 //! More than the gateway can pass on: accept latency, memory, and how the backlog is worked off.
 //!
-//! `cargo bench --bench overload` (about fifteen minutes), or `… -- NAME` for one scenario. "Idle" and "loaded" are the
+//! `cargo bench --bench overload` (about twenty minutes), or `… -- NAME` for one scenario. "Idle" and "loaded" are the
 //! same trickle of requests on the same machine in the same run, without and with the load.
 #![allow(missing_docs, clippy::expect_used, reason = "a benchmark may panic")]
 

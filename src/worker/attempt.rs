@@ -34,7 +34,7 @@ const MOST_UNREADABLE: usize = 10_000;
 /// retry forward by as much, which the version check makes harmless.
 const CLOCK_SKEW: Duration = Duration::from_secs(1);
 
-/// What takes longer to prepare is claimed first.
+/// What takes longer to prepare is claimed first (docs/adr/0027).
 const AT_ONCE: Duration = Duration::from_millis(20);
 
 fn is_submitted(tx: &Transaction) -> bool {
@@ -122,7 +122,9 @@ impl Lane {
     /// The changes of those that were claimed and prepared at once. One that cannot be made is claimed, and its lease runs
     /// out.
     fn begun(&self, claims: &[Change], news: Vec<Result<Transaction, IllegalTransition>>) -> Vec<Change> {
-        failpoint::reached("prepare-before-store");
+        if !claims.is_empty() {
+            failpoint::reached("prepare-before-store");
+        }
         let both = claims.iter().zip(news);
         both.map(|(claim, new)| Change {
             old: claim.old.clone(),
