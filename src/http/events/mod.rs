@@ -35,7 +35,7 @@ use crate::notify::Waiter;
 use crate::share::Place;
 use crate::store::{Position, StoreError};
 
-/// Stages that other processes change are looked for so often; what they settle is told at once.
+/// Stages that other processes change are looked for so often, more or less; what they settle is told at once.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Follow all transactions
@@ -209,7 +209,8 @@ impl One {
             tokio::select! {
                 () = changed => {}
                 () = self.api.gateway.hub().released() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                // Those who were told together do not look together.
+                () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
                 () = tokio::time::sleep_until(beat) => return Some((heartbeat(), false)),
             }
         }
