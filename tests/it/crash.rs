@@ -106,7 +106,7 @@ async fn campaign(engine: &str, seed: u64) {
     eprintln!("{engine}: {} accepted over {ROUNDS} kills", accepted.len());
     // Not a measure of speed, which is that of the machine: it shows that there was something to lose in each round.
     assert!(
-        accepted.len() > ROUNDS * 2,
+        accepted.len() >= ROUNDS,
         "the clients hardly got through: {}",
         accepted.len()
     );
