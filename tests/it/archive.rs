@@ -39,21 +39,18 @@ impl Site {
         let library = faketime().expect("the package faketime");
         let log = self.folder.path().join("log");
         let errors = std::fs::File::create(&log).expect("a log");
-        let mut process = cli::command(&["serve"])
+        let mut command = cli::command(&["serve"]);
+        command
             .current_dir(self.folder.path())
             .envs(self.variables.clone())
             .env("LD_PRELOAD", library)
             .env("FAKETIME", format!("+{days}d"))
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .stderr(Stdio::from(errors))
-            .spawn()
-            .expect("starts");
-        let output = process.stdout.take().expect("piped");
-        let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
-        let address = greeting.and_then(|line| line.rsplit(' ').next().map(str::to_owned));
+            .stderr(Stdio::from(errors));
+        let (process, address) = cli::serve(&mut command).await;
         Gateway {
             process,
-            address: address.expect("an address"),
+            address,
             log,
         }
     }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,10 +11,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::support::cli;
 
 const ROUNDS: usize = 30;
 const CLIENTS: u64 = 8;
@@ -64,17 +64,9 @@ pub(crate) struct Gateway {
 }
 
 pub(crate) async fn start(folder: &Path) -> Gateway {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-        .arg("serve")
-        .current_dir(folder)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("starts");
-    let output = process.stdout.take().expect("piped");
-    let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
-    let greeting = greeting.expect("the gateway says where it listens");
-    let address = greeting.rsplit(' ').next().expect("an address").to_owned();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.arg("serve").current_dir(folder).kill_on_drop(true);
+    let (process, address) = cli::serve(&mut command).await;
     Gateway { process, address }
 }
 

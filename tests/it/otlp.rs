@@ -18,7 +18,6 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 use prost::Message;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
@@ -44,18 +43,9 @@ impl Gateway {
         let config = format!("[http]\nlisten = '127.0.0.1:0'\n{words}");
         std::fs::write(folder.path().join("config.toml"), config).expect("writes");
         let errors = std::fs::File::create(folder.path().join("log")).expect("a log");
-        let mut process = cli::command(&["serve"])
-            .current_dir(folder.path())
-            .stderr(Stdio::from(errors))
-            .spawn()
-            .expect("starts");
-        let output = process.stdout.take().expect("piped");
-        let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
-        let address = greeting.and_then(|line| line.rsplit(' ').next().map(str::to_owned));
-        let address = address.unwrap_or_else(|| {
-            let log = std::fs::read_to_string(folder.path().join("log"));
-            panic!("no address: {log:?}")
-        });
+        let mut command = cli::command(&["serve"]);
+        command.current_dir(folder.path()).stderr(Stdio::from(errors));
+        let (process, address) = cli::serve(&mut command).await;
         Self {
             process,
             address,

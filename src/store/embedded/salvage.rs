@@ -17,6 +17,7 @@
 //! What is set aside is listed in a file, with its content. Reading it fails, and its idempotency key stays
 //! taken. The damaged file is kept. A crash at any moment leaves the damaged store or the new one in place.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -51,12 +52,17 @@ pub(super) fn salvage(folder: &DataFolder, cache_bytes: usize) -> Result<Report>
         pieces: Pieces::of_new_store(&*engine),
         report: Report::default(),
     };
+    let mut taken = BTreeSet::new();
     for tx in carved.records() {
-        salvage.keep(tx?)?;
+        let tx = tx?;
+        taken.extend(tx.idempotency_entry().map(Cow::into_owned));
+        salvage.keep(tx)?;
     }
     for id in &known.ids {
         if !carved.holds(*id) {
-            salvage.lose(*id, known.keys.get(id).map(String::as_str))?;
+            // An entry whose id is damaged names a record that never was; its key belongs to one that is there.
+            let key = known.keys.get(id).filter(|key| !taken.contains(*key));
+            salvage.lose(*id, key.map(String::as_str))?;
         }
     }
     for document in known.documents {

@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 use super::DEADLINE;
 
@@ -47,4 +48,14 @@ pub(crate) async fn run(words: &[&str]) -> Ended {
         out: String::from_utf8(output.stdout).expect("UTF-8"),
         err: String::from_utf8(output.stderr).expect("UTF-8"),
     }
+}
+
+/// Starts a gateway by a command that serves, and answers where it listens.
+pub(crate) async fn serve(command: &mut Command) -> (Child, String) {
+    let mut process = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let output = process.stdout.take().expect("piped");
+    let greeting = BufReader::new(output).lines().next_line().await.expect("reads");
+    let greeting = greeting.expect("the gateway says where it listens");
+    let address = greeting.rsplit(' ').next().expect("an address").to_owned();
+    (process, address)
 }
