@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Checkpoint, TenantName, Timestamp, Transaction};
+use crate::domain::{Checkpoint, Event, TenantName, Timestamp, Transaction};
 use crate::kv::EngineKind;
 use crate::store::conformance::transaction;
 use crate::store::documents::{DocumentChange, DocumentStore};
@@ -268,5 +268,41 @@ async fn the_index_of_tenants_is_mended_and_documents_stay() {
         assert_eq!(document.body.get(), "\"body\"", "{kind}");
         let changes = opened.changes(position, 9).await.expect("reads");
         assert_eq!(changes.expect("is known").items.len(), 0, "{kind}");
+    }
+}
+
+/// What a bit makes of the id in an index entry names a record that never was.
+#[tokio::test]
+async fn i5_an_entry_with_a_damaged_id_takes_no_key_from_the_record_that_is_there() {
+    for kind in EngineKind::ALL {
+        let place = tempfile::tempdir().expect("folder");
+        let (folder, all) = filled(kind, place.path()).await;
+        let settled = all[0]
+            .apply(Event::Expired, all[0].created_at)
+            .expect("may expire");
+        tamper(&folder, |_, batch| {
+            for (key, _) in keys::index(&all[0]) {
+                batch.delete(key);
+            }
+            batch.put(
+                keys::record(settled.id),
+                record::encode(&settled).expect("encodes"),
+            );
+            for (key, value) in keys::index(&settled) {
+                batch.put(key, value);
+            }
+            let mut id = *settled.id.as_bytes();
+            id[15] ^= 1;
+            batch.put(keys::idempotency("key-0"), id.to_vec());
+        });
+        salvage::salvage(&folder, CACHE).expect("is salvaged");
+        assert_eq!(check(&folder, CACHE).expect("checks").findings, [], "{kind}");
+        let opened = store(&folder);
+        let repeat = transaction("main", Some("key-0"));
+        let inserted = opened.insert(&repeat).await.expect("is answered");
+        assert!(
+            matches!(inserted, Inserted::Existing(id) if id == settled.id),
+            "{kind}: {inserted:?}"
+        );
     }
 }
