@@ -4,7 +4,6 @@
 //! effect. Tries are bounded; between them it waits longer and longer, with jitter, and never shorter than
 //! the gateway's `Retry-After`.
 
-use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::GatewayArgs;
 use super::answer::{Answer, ClientError, Record, Refusal};
+use crate::telemetry::root_cause;
 
 /// Longest time for which the gateway is asked to hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
@@ -93,7 +93,7 @@ impl Client {
         match attempt_once(request).await {
             Ok(reply) if reply.status.is_success() => self.parse(&reply.body),
             Ok(reply) => Err(self.refusal(reply)),
-            Err(error) => Err(self.unreachable(1, root(&error))),
+            Err(error) => Err(self.unreachable(1, root_cause(&error))),
         }
     }
 
@@ -110,7 +110,7 @@ impl Client {
         let response = request
             .send()
             .await
-            .map_err(|error| self.unreachable(1, root(&error)))?;
+            .map_err(|error| self.unreachable(1, root_cause(&error)))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -213,9 +213,9 @@ impl Client {
                     (error, pause)
                 }
                 Err(error) if error.is_builder() => {
-                    return Err(self.unreachable(tries, root(&error)));
+                    return Err(self.unreachable(tries, root_cause(&error)));
                 }
-                Err(error) => (self.unreachable(tries, root(&error)), Duration::ZERO),
+                Err(error) => (self.unreachable(tries, root_cause(&error)), Duration::ZERO),
             };
             if tries >= self.tries {
                 return Err(error);
@@ -296,15 +296,6 @@ fn retry_after(headers: &HeaderMap) -> Duration {
 fn backoff(tries: u32, chance: f64) -> Duration {
     let ceiling = Duration::from_millis(200 << tries.saturating_sub(1).min(5)).min(Duration::from_secs(5));
     ceiling.mul_f64(0.1 + 0.9 * chance)
-}
-
-/// The innermost cause: "Connection refused" says more than "error sending request".
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 fn is_loopback(url: &Url) -> bool {

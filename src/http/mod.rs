@@ -135,14 +135,8 @@ pub fn router(
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = api().split(settings);
-    let api = Api::new(
-        gateway,
-        auth,
-        telemetry,
-        settings,
-        tasks,
-        Document::new(&document),
-    );
+    let document = Document::new(&document);
+    let api = Api::new(gateway, auth, telemetry, settings, tasks, document);
     finish(routes.merge(console::pages()).merge(docs::pages()), api, settings)
 }
 
@@ -155,14 +149,8 @@ pub fn probes(
     tasks: TaskTracker,
 ) -> Router {
     let (routes, document) = operations().split(settings);
-    let api = Api::new(
-        gateway,
-        auth,
-        telemetry,
-        settings,
-        tasks,
-        Document::new(&document),
-    );
+    let document = Document::new(&document);
+    let api = Api::new(gateway, auth, telemetry, settings, tasks, document);
     finish(routes, api, settings)
 }
 

@@ -23,9 +23,8 @@ pub(super) struct Trace {
     given: bool,
     /// Where the client is.
     client: Option<TraceContext>,
-    /// Where we are, if that is collected.
-    own: Option<TraceContext>,
-    span: Option<Span>,
+    /// What the request takes, if that is collected; ends with this.
+    span: Span,
 }
 
 impl Trace {
@@ -38,8 +37,7 @@ impl Trace {
             request_id: given.cloned().unwrap_or_else(new_id),
             given: given.is_some(),
             client: context,
-            own: None,
-            span: None,
+            span: Span::default(),
         }
     }
 
@@ -48,32 +46,28 @@ impl Trace {
         if !tracer.is_on() || !route.starts_with("/v1/") {
             return;
         }
-        let mut span = tracer.start(format!("{method} {route}"), SpanKind::Server, self.client);
-        span.set(KeyValue::new("http.request.method", method));
-        span.set(KeyValue::new("http.route", route.to_owned()));
-        self.own = span.place();
-        self.span = Some(span);
+        self.span = tracer.start(format!("{method} {route}"), SpanKind::Server, self.client);
+        self.span.set(KeyValue::new("http.request.method", method));
+        self.span.set(KeyValue::new("http.route", route.to_owned()));
     }
 
     /// Says how it ended.
     pub(super) fn end(&mut self, status: StatusCode) {
-        if let Some(mut span) = self.span.take() {
-            let code = i64::from(status.as_u16());
-            span.set(KeyValue::new("http.response.status_code", code));
-            if status.is_server_error() {
-                span.fail(status.as_str().to_owned());
-            }
+        let code = i64::from(status.as_u16());
+        self.span.set(KeyValue::new("http.response.status_code", code));
+        if status.is_server_error() {
+            self.span.fail(status.as_str().to_owned());
         }
     }
 
     /// The place that goes with what comes of the request.
     pub(super) fn context(&self) -> Option<TraceContext> {
-        self.own.or(self.client)
+        self.own().or(self.client)
     }
 
     /// Where we are, if that is collected.
     pub(super) fn own(&self) -> Option<TraceContext> {
-        self.own
+        self.span.place()
     }
 
     /// What is logged meanwhile names the request. A span costs more than all else that is done about one, so a
@@ -95,8 +89,8 @@ impl Trace {
 
     /// Tells the client.
     pub(super) fn tell(self, headers: &mut HeaderMap) {
+        let ours = self.own().or_else(|| self.client.map(TraceContext::child));
         headers.insert(REQUEST_ID, self.request_id);
-        let ours = self.own.or_else(|| self.client.map(TraceContext::child));
         let ours = ours.map(|place| place.to_string());
         if let Some(ours) = ours.and_then(|ours| HeaderValue::try_from(ours).ok()) {
             headers.insert(TRACEPARENT, ours);

@@ -7,6 +7,7 @@ pub mod otlp;
 mod trace_context;
 mod tracer;
 
+use std::error::Error;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
@@ -67,6 +68,15 @@ where
 pub fn set_log_level(level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level)?;
     FILTER.get().map_or(Ok(()), |set| set(filter))
+}
+
+/// The cause at the bottom of an error, in its words. Of an HTTP client it names no URL: that may hold a token.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// The AMQP client is never heard, whatever the level: at `trace` it shows the frame with the password, and what

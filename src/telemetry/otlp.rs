@@ -6,10 +6,9 @@
 //!
 //! Traces and metrics are a gateway's own, logs the process's.
 
-use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,11 +29,15 @@ use reqwest::redirect::Policy;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use super::root_cause;
 use super::tracer::Tracer;
 use crate::config::OtlpSettings;
 
 /// The name of what instruments.
 const SCOPE: &str = "sluicegate";
+
+/// Names this process: the same for what a gateway pushes and for the lines of its log.
+static INSTANCE: LazyLock<String> = LazyLock::new(|| Uuid::now_v7().to_string());
 
 /// At the end, the collector gets so long to take the last of it: once for metrics and traces, once for logs.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -173,7 +176,7 @@ impl<'s> Route<'s> {
             .with_service_name(settings.service_name.clone())
             .with_attributes([
                 KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-                KeyValue::new("service.instance.id", Uuid::now_v7().to_string()),
+                KeyValue::new("service.instance.id", INSTANCE.as_str()),
             ]);
         Ok(Self {
             settings,
@@ -230,7 +233,7 @@ impl HttpClient for Sender {
         let trouble = match &answer {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answered {}", response.status())),
-            Err(error) => Some(root(error)),
+            Err(error) => Some(root_cause(error)),
         };
         let was_away = self.is_away.swap(trouble.is_some(), Ordering::Relaxed);
         match trouble {
@@ -245,13 +248,4 @@ impl HttpClient for Sender {
         }
         Ok(answer?)
     }
-}
-
-/// The cause at the bottom, without the address.
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -3,7 +3,6 @@
 //! Only a 2xx status is success. What the receiver answers beside its status is not kept and not shown: a webhook
 //! must not become a way to read what only the gateway can reach.
 
-use std::error::Error;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
@@ -15,7 +14,7 @@ use super::delivery::{Attempt, Outcome, Verdict};
 use super::sign;
 use super::target::Guard;
 use crate::domain::Timestamp;
-use crate::telemetry::TraceContext;
+use crate::telemetry::{TraceContext, root_cause};
 
 /// So much of an answer is read, so that its connection can be used again.
 const MOST_ANSWER: usize = 16 << 10;
@@ -111,7 +110,7 @@ impl Sender {
             Err(error) => {
                 let words = match error.is_timeout() {
                     true => format!("no answer within {} ms", self.timeout.as_millis()),
-                    false => root(&error),
+                    false => root_cause(&error),
                 };
                 return (None, Some(words), Verdict::Again(Duration::ZERO));
             }
@@ -158,15 +157,6 @@ fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
     let millis = u64::try_from(date.as_millisecond()).ok()?;
     Some(Timestamp::from_millis(millis).since(now))
-}
-
-/// The cause at the bottom, which names no URL: that may hold a token.
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

@@ -4,18 +4,9 @@
 //! the other had begun. Told after it is stored; a crash in between loses the line and the number, never the change.
 
 use super::Lane;
-use crate::domain::{AttemptOutcome, State, Timestamp, Transaction};
+use crate::domain::{AttemptOutcome, State, Transaction};
 use crate::failpoint;
 use crate::telemetry::{PastSpan, SpanKind};
-
-/// A step that a change ended.
-struct Step {
-    name: &'static str,
-    kind: SpanKind,
-    from: Timestamp,
-    to: Timestamp,
-    failed: bool,
-}
 
 impl Lane {
     /// Tells of a change that is stored.
@@ -26,14 +17,7 @@ impl Lane {
         self.log(tx);
         let Some(place) = place else { return };
         for step in steps(tx) {
-            let span = PastSpan {
-                name: step.name,
-                kind: step.kind,
-                from: step.from,
-                to: step.to,
-                error: step.failed.then(|| code(tx).unwrap_or("failed")),
-            };
-            self.parts.tracer.note(span, tx, place);
+            self.parts.tracer.note(step, tx, place);
         }
     }
 
@@ -99,16 +83,16 @@ impl Lane {
 }
 
 /// The steps that the last change of `tx` ended. A claim ends none: it may be stored only together with what was prepared.
-fn steps(tx: &Transaction) -> Vec<Step> {
+fn steps(tx: &Transaction) -> Vec<PastSpan<'_>> {
     let Some(attempt) = tx.history.last() else {
         return Vec::new();
     };
-    let step = |name, kind, from, to, failed| Step {
+    let step = |name, kind, from, to, failed: bool| PastSpan {
         name,
         kind,
         from,
         to,
-        failed,
+        error: failed.then(|| code(tx).unwrap_or("failed")),
     };
     // For its turn, or until another try.
     let wait = || {

@@ -12,12 +12,13 @@ use tonic::transport::Channel;
 
 use super::blocks::Waiting;
 use super::failure::{Failure, Step, classify};
-use super::peers::{Line, Peers, Purpose, root};
+use super::peers::{Line, Peers, Purpose};
 use super::proposal::Sender;
 use super::wallet::{Keys, Wallet};
 use crate::clock::Clock;
 use crate::config::FabricSettings;
 use crate::domain::Cause;
+use crate::telemetry::root_cause;
 
 /// Calls at the same time, by what they are for, so that look-ups and queries do not hold up submissions. A peer
 /// allows 500 for all its clients together.
@@ -159,7 +160,7 @@ impl Link {
     /// Why a stream did not come about; its connection is given up.
     pub(super) fn lost(&self, line: &Line, status: &Status) -> Cause {
         let words = match std::error::Error::source(status) {
-            Some(source) => root(source),
+            Some(source) => root_cause(source),
             None => status.message().to_owned(),
         };
         self.peers.failed(line.peer);

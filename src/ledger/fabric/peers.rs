@@ -12,6 +12,7 @@ use url::Url;
 
 use super::wallet::{Keys, Wallet};
 use crate::domain::Cause;
+use crate::telemetry::root_cause;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -130,7 +131,7 @@ impl Peers {
                     *peer.held() = Some(channel.clone());
                     return Ok(channel);
                 }
-                Ok(Err(error)) => root(&error),
+                Ok(Err(error)) => root_cause(&error),
                 Err(_) => format!("no connection came about within {CONNECT:?}"),
             };
             return Err(format!(
@@ -186,13 +187,4 @@ async fn open(url: &Url, keys: &Keys) -> Result<Channel, tonic::transport::Error
 fn place(url: &Url) -> String {
     let port = url.port_or_known_default().unwrap_or(0);
     format!("{}:{port}", url.host_str().unwrap_or_default())
-}
-
-/// The innermost cause: "Connection refused" says more than "transport error".
-pub(super) fn root(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

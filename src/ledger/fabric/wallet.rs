@@ -15,12 +15,11 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use super::peers::root;
-
 use crate::clock::Clock;
 use crate::config::{FabricSettings, PrivateKey, Secret};
 use crate::domain::Timestamp;
 use crate::fabric::identity::{IdentityError, SigningIdentity, parse_certificate, parse_private_key};
+use crate::telemetry::root_cause;
 
 /// How often the files are looked at. Secrets of a Kubernetes volume are replaced at once, others in steps.
 const LOOK: Duration = Duration::from_secs(2);
@@ -223,7 +222,7 @@ impl Contents {
             let fits = Endpoint::from_static("https://localhost").tls_config(tls.clone());
             fits.map_err(|error| WalletError::Contents {
                 key: "tls_key",
-                words: format!("the files of TLS do not fit together: {}", root(&error)),
+                words: format!("the files of TLS do not fit together: {}", root_cause(&error)),
             })?;
             Ok(tls)
         });
